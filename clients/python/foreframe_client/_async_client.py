@@ -1,0 +1,92 @@
+"""The asyncio client: drives the same flows as the blocking one."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, Optional, Type, TypeVar
+
+import httpx
+
+from foreframe_client import _calls as calls
+from foreframe_client._http import failure_of, headers_of, method_signature, reply_of, request_of
+from foreframe_client._retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    _P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _awaitable(
+    flow: Callable[Concatenate[calls.Session, _P], calls.Flow[_T]],
+) -> Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _T]]:
+    """Make a coroutine method that drives a flow to its end."""
+
+    @functools.wraps(flow)
+    async def call(self: AsyncClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._run(flow(self._session, *args, **kwargs))
+
+    call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+class AsyncClient:
+    """Talks to one server and keeps its connections open; close it, or use it as an async context manager.
+
+    `timeout_s` bounds the wait for an answer of a call without a deadline.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: Optional[str] = None,
+        timeout_s: float = 60.0,
+        retry: Optional[RetryPolicy] = None,
+        transport: Optional[httpx.AsyncBaseTransport] = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._session = calls.Session(timeout_s, retry or RetryPolicy())
+        self._http = httpx.AsyncClient(base_url=base_url, headers=headers_of(api_key), transport=transport)
+        self._sleep = sleep
+
+    predict = _awaitable(calls.predict)
+    models = _awaitable(calls.models)
+    model = _awaitable(calls.model)
+    state_schemas = _awaitable(calls.state_schemas)
+    ready = _awaitable(calls.ready)
+    health = _awaitable(calls.health)
+    version = _awaitable(calls.version)
+
+    async def _run(self, flow: calls.Flow[_T]) -> _T:
+        outcome: calls.Outcome = None
+        while True:
+            try:
+                step = flow.send(outcome)
+            except StopIteration as end:
+                return end.value
+            outcome = await self._take(step)
+
+    async def _take(self, step: calls.Step) -> calls.Outcome:
+        if isinstance(step, calls.Pause):
+            await self._sleep(step.seconds)
+            return None
+        try:
+            return reply_of(await self._http.send(request_of(self._http, step)))
+        except httpx.HTTPError as error:
+            return failure_of(error)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        await self.close()

@@ -1,0 +1,90 @@
+"""The blocking client: drives the flows over httpx. May be used from several threads."""
+
+from __future__ import annotations
+
+import functools
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Callable, Optional, Type, TypeVar
+
+import httpx
+
+from foreframe_client import _calls as calls
+from foreframe_client._http import failure_of, headers_of, method_signature, reply_of, request_of
+from foreframe_client._retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    _P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _blocking(flow: Callable[Concatenate[calls.Session, _P], calls.Flow[_T]]) -> Callable[Concatenate[Client, _P], _T]:
+    """Make a method that drives a flow to its end."""
+
+    @functools.wraps(flow)
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self._run(flow(self._session, *args, **kwargs))
+
+    call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+class Client:
+    """Talks to one server and keeps its connections open; close it, or use it as a context manager.
+
+    `timeout_s` bounds the wait for an answer of a call without a deadline.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: Optional[str] = None,
+        timeout_s: float = 60.0,
+        retry: Optional[RetryPolicy] = None,
+        transport: Optional[httpx.BaseTransport] = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._session = calls.Session(timeout_s, retry or RetryPolicy())
+        self._http = httpx.Client(base_url=base_url, headers=headers_of(api_key), transport=transport)
+        self._sleep = sleep
+
+    predict = _blocking(calls.predict)
+    models = _blocking(calls.models)
+    model = _blocking(calls.model)
+    state_schemas = _blocking(calls.state_schemas)
+    ready = _blocking(calls.ready)
+    health = _blocking(calls.health)
+    version = _blocking(calls.version)
+
+    def _run(self, flow: calls.Flow[_T]) -> _T:
+        outcome: calls.Outcome = None
+        while True:
+            try:
+                step = flow.send(outcome)
+            except StopIteration as end:
+                return end.value
+            outcome = self._take(step)
+
+    def _take(self, step: calls.Step) -> calls.Outcome:
+        if isinstance(step, calls.Pause):
+            self._sleep(step.seconds)
+            return None
+        try:
+            return reply_of(self._http.send(request_of(self._http, step)))
+        except httpx.HTTPError as error:
+            return failure_of(error)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()

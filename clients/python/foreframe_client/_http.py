@@ -1,0 +1,64 @@
+"""What both clients share that knows httpx: requests out, replies in, failures translated. Sends nothing itself."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Callable, Dict, Optional, Union
+
+import httpx
+
+from foreframe_client._calls import Flow, Send
+from foreframe_client._errors import ConnectionFailed, InvalidRequest, TimedOut, TransportError
+from foreframe_client._version import __version__
+from foreframe_client._wire import Reply
+
+_CONNECT_TIMEOUT_S = 2.0
+
+
+def headers_of(api_key: Optional[str]) -> Dict[str, str]:
+    """Return the headers that every request carries. Raises InvalidRequest when the key is no header text."""
+    agent = {"user-agent": f"foreframe-client/{__version__}"}
+    if api_key is None:
+        return agent
+    if not api_key.isascii() or not api_key.isprintable():
+        raise InvalidRequest("api_key must be printable ASCII; does it end in a line break?")
+    return {**agent, "authorization": f"Bearer {api_key}"}
+
+
+def request_of(http: Union[httpx.Client, httpx.AsyncClient], step: Send) -> httpx.Request:
+    """Return the request that a step asks for, with its time-outs."""
+    timeout = httpx.Timeout(step.read_timeout_s, connect=min(_CONNECT_TIMEOUT_S, step.read_timeout_s))
+    asked = step.request
+    return http.build_request(
+        asked.method, asked.path, headers=dict(asked.headers), content=asked.body or None, timeout=timeout
+    )
+
+
+def reply_of(response: httpx.Response) -> Reply:
+    """Return a reply that has been read to its end."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Reply(response.status_code, headers, response.content)
+
+
+def failure_of(error: httpx.HTTPError) -> TransportError:
+    """Return what a failure means to the caller."""
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    failure: TransportError
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        failure = ConnectionFailed(f"the server was not reached ({words})")
+    elif isinstance(error, httpx.TimeoutException):
+        failure = TimedOut(f"the server did not answer in time ({words})")
+    else:
+        failure = TransportError(f"the connection broke ({words})")
+    failure.__cause__ = error
+    return failure
+
+
+def method_signature(flow: Callable[..., Flow[object]]) -> inspect.Signature:
+    """Return a flow's signature as its callers see it: `self` in front, the answer as what it returns."""
+    seen = inspect.signature(flow)
+    session, *others = seen.parameters.values()
+    answer = str(seen.return_annotation)[len("Flow[") : -1]
+    return seen.replace(
+        parameters=[session.replace(name="self", annotation=seen.empty), *others], return_annotation=answer
+    )

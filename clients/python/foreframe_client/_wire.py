@@ -1,0 +1,325 @@
+"""The wire without any I/O: arguments become requests, replies become values or errors. Knows no connection, no time.
+
+Bodies are MessagePack with array maps; replies may be MessagePack or JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from urllib.parse import quote
+
+import numpy as np
+
+from foreframe_client._arrays import pack_array, unpack_arrays
+from foreframe_client._errors import (
+    InvalidRequest,
+    NonFinite,
+    Problem,
+    ProtocolError,
+    Reason,
+    ServerError,
+    error_of,
+)
+from foreframe_client._fields import Fields
+from foreframe_client._msgpack import decode, encode
+from foreframe_client._types import Camera, Degraded, FrameSelection, Model, Notice, Prediction, StateSchema
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64, UInt8
+
+MSGPACK = "application/msgpack"
+_JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request to make."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP reply as it came; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def media_type(self) -> str:
+        """The content type without its parameters."""
+        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def get(*segments: str) -> Request:
+    """Ask for a resource by the segments of its path."""
+    return Request("GET", "/" + "/".join(quote(segment, safe="") for segment in segments), {"accept": _JSON})
+
+
+def post(path: str, body: Mapping[str, object]) -> Request:
+    """Send a map. Raises InvalidRequest when a value in it cannot be sent."""
+    try:
+        data = encode(body)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"the request cannot be sent: {error}") from error
+    headers = {"content-type": MSGPACK, "accept": f"{MSGPACK}, application/problem+json"}
+    return Request("POST", path, headers, data)
+
+
+def post_prediction(body: Mapping[str, object], left_ms: Optional[int]) -> Request:
+    """Ask for a prediction within what is left of its deadline. Raises InvalidRequest."""
+    return post("/v1/predictions", {**body, **given(deadline_ms=left_ms)})
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a prediction starts from, checked."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    states: Float32[np.ndarray, "t d"]
+    future_states: Float32[np.ndarray, "H d"]
+
+
+def inputs(frames: object, states: object, future_states: object) -> Inputs:
+    """Check what needs no contract. Raises InvalidRequest or NonFinite naming the argument."""
+    return Inputs(_pictures(frames), _state_rows("states", states), _state_rows("future_states", future_states))
+
+
+def _pictures(frames: object) -> UInt8[np.ndarray, "t h w 3"]:
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        kind = getattr(frames, "dtype", type(frames).__name__)
+        raise InvalidRequest(f"frames must be a uint8 array (RGB 0..255), not {kind}")
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
+        raise InvalidRequest(f"frames must have axes t h w 3, not shape {frames.shape}")
+    return frames
+
+
+def _state_rows(name: str, states: object) -> Float32[np.ndarray, "n d"]:
+    try:
+        with np.errstate(over="ignore"):
+            rows = np.asarray(states).astype(np.float32, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{name} must be an array of floats") from error
+    if rows.ndim != 2 or rows.size == 0:
+        raise InvalidRequest(f"{name} must have axes n d, not shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise NonFinite(f"{name} holds NaN, infinity or a number beyond float32")
+    return rows
+
+
+def whole(name: str, value: object) -> int:
+    """Return a whole number as a plain int. Raises InvalidRequest naming the argument."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return int(value)
+    raise InvalidRequest(f"{name} must be a whole number, not {type(value).__name__}")
+
+
+def selection(frame_indices: FrameSelection) -> Union[str, List[int]]:
+    """Write which frames to return. Raises InvalidRequest."""
+    if isinstance(frame_indices, str):
+        return frame_indices
+    return [whole("frame_indices", index) for index in frame_indices]
+
+
+def optional_whole(name: str, value: object) -> Optional[int]:
+    """Return a whole number as a plain int, None as None. Raises InvalidRequest naming the argument."""
+    return None if value is None else whole(name, value)
+
+
+def sampling(strategy: str, steps: Optional[int], seed: Optional[int]) -> Dict[str, object]:
+    """Write how to sample. Raises InvalidRequest."""
+    return {"strategy": strategy, **given(steps=optional_whole("steps", steps), seed=optional_whole("seed", seed))}
+
+
+def observation(seen: Inputs, camera: str) -> Dict[str, object]:
+    """Write what the robot saw and how it stood."""
+    height, width = seen.frames.shape[1:3]
+    picture = {"encoding": "raw_rgb8", "data": pack_array(seen.frames), "width": width, "height": height}
+    return {"cameras": {camera: picture}, "state": {"values": pack_array(seen.states)}}
+
+
+def future(seen: Inputs) -> Dict[str, object]:
+    """Write what the robot would do."""
+    return {"kind": "state", "values": pack_array(seen.future_states)}
+
+
+def given(**fields: object) -> Dict[str, object]:
+    """Leave out what is None: the server's defaults hold."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def read_prediction(reply: Reply) -> Prediction:
+    """Read a prediction. Raises ProtocolError."""
+    body = _document(reply)
+    frames, ensemble, uncertainty = body.maps("frames"), body.map("ensemble"), body.optional_map("uncertainty")
+    return Prediction(
+        id=body.text("id"),
+        model=body.text("model"),
+        revision=body.text("revision"),
+        frames=_stack([frame.array("image", "uint8", 3) for frame in frames]),
+        frame_indices=np.array([frame.integer("index") for frame in frames], np.int64),
+        times_s=np.array([frame.number("t_s") for frame in frames], np.float64),
+        variance=_variance(uncertainty),
+        spread_per_frame=_spread(uncertainty),
+        members=body.array("members", "uint8", 5) if body.has("members") else None,
+        num_members=ensemble.integer("members"),
+        requested_members=ensemble.integer("requested"),
+        steps=ensemble.integer("steps"),
+        strategy=ensemble.text("strategy"),
+        seed=body.integer("seed"),
+        degraded=_degraded(body.optional_map("degraded")),
+        deadline_met=body.flag("deadline_met"),
+        cache=body.text("cache"),
+        determinism=body.text("determinism"),
+        timings_ms=_timings(body.map("timings_ms")),
+        warnings=tuple(_notice(item) for item in body.maps("warnings")),
+    )
+
+
+def _stack(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "f h w 3"]:
+    if not pictures or any(picture.shape != pictures[0].shape for picture in pictures):
+        raise ProtocolError("the reply's pictures are not of one size")
+    return np.stack(pictures)
+
+
+def _variance(uncertainty: Optional[Fields]) -> Optional[Float32[np.ndarray, "f h w"]]:
+    if uncertainty is None or not uncertainty.has("map"):
+        return None
+    return uncertainty.array("map", "float32", 3)
+
+
+def _spread(uncertainty: Optional[Fields]) -> Optional[Float64[np.ndarray, " f"]]:
+    if uncertainty is None or not uncertainty.has("spread_per_frame"):
+        return None
+    spread = uncertainty.numbers("spread_per_frame")
+    return np.array(spread, np.float64) if spread else None
+
+
+def _degraded(fields: Optional[Fields]) -> Optional[Degraded]:
+    if fields is None:
+        return None
+    return Degraded(fields.integer("members"), fields.integer("steps"), fields.text("reason"))
+
+
+def _timings(fields: Fields) -> Dict[str, float]:
+    return {name: float(value) for name, value in fields.document.items() if isinstance(value, (int, float))}
+
+
+def _notice(fields: Fields) -> Notice:
+    return Notice(fields.text("code"), fields.text("pointer"), fields.text("message"))
+
+
+def read_models(reply: Reply) -> Tuple[Model, ...]:
+    """Read the list of models. Raises ProtocolError."""
+    return tuple(_model(fields) for fields in _document(reply).maps("models"))
+
+
+def read_model(reply: Reply) -> Model:
+    """Read one model's contract. Raises ProtocolError."""
+    return _model(_document(reply))
+
+
+def _model(fields: Fields) -> Model:
+    cameras = (
+        Camera(item.text("name"), item.integer("height"), item.integer("width")) for item in fields.maps("cameras")
+    )
+    return Model(
+        id=fields.text("id"),
+        family=fields.text("family"),
+        revision=fields.text("revision"),
+        cameras=tuple(cameras),
+        context_frames=fields.integer("context_frames"),
+        horizon=fields.integer("horizon"),
+        fps=fields.number("fps"),
+        state_schema=fields.text("state_schema"),
+        state_dim=fields.integer("state_dim"),
+        capabilities=tuple(fields.texts("capabilities")),
+        document=fields.document,
+    )
+
+
+def read_state_schemas(reply: Reply) -> Tuple[StateSchema, ...]:
+    """Read the list of state schemas. Raises ProtocolError."""
+    return tuple(_state_schema(fields) for fields in _document(reply).maps("state_schemas"))
+
+
+def _state_schema(fields: Fields) -> StateSchema:
+    return StateSchema(
+        name=fields.text("name"),
+        names=tuple(fields.texts("names")),
+        units=tuple(fields.texts("units")),
+        document=fields.document,
+    )
+
+
+def read_document(reply: Reply) -> Mapping[str, object]:
+    """Read a map as it is. Raises ProtocolError."""
+    return _document(reply).document
+
+
+def _document(reply: Reply) -> Fields:
+    try:
+        if reply.media_type == MSGPACK:
+            return Fields(unpack_arrays(decode(reply.body)))
+        return Fields(json.loads(reply.body.decode()))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(
+            f"the reply ({reply.status}, {reply.media_type or 'no content type'}) is unreadable: {error}"
+        ) from error
+
+
+def refusal(reply: Reply) -> Optional[ServerError]:
+    """Return the error that a reply stands for, None for a success."""
+    if 200 <= reply.status < 300:
+        return None
+    try:
+        return _problem(reply)
+    except ProtocolError:
+        return _foreign(reply)
+
+
+def _problem(reply: Reply) -> ServerError:
+    fields = _document(reply)
+    reasons = fields.maps("errors") if fields.has("errors") else []
+    problem = Problem(
+        code=fields.text("code"),
+        status=reply.status,
+        is_retryable=fields.flag("retryable"),
+        request_id=fields.text("request_id") if fields.has("request_id") else None,
+        reasons=tuple(_reason(reason) for reason in reasons),
+        retry_after_ms=fields.integer("retry_after_ms") if fields.has("retry_after_ms") else _retry_after_ms(reply),
+    )
+    return error_of(fields.text("detail"), problem)
+
+
+def _reason(fields: Fields) -> Reason:
+    return Reason(
+        fields.text("pointer"),
+        fields.text("message"),
+        fields.text("expected") if fields.has("expected") else None,
+        fields.text("received") if fields.has("received") else None,
+    )
+
+
+def _foreign(reply: Reply) -> ServerError:
+    """Stand for a refusal by something between client and server: only `Retry-After` marks it as worth another try."""
+    retry_after_ms = _retry_after_ms(reply)
+    problem = Problem(
+        "unknown",
+        reply.status,
+        is_retryable=retry_after_ms is not None,
+        request_id=reply.headers.get("x-request-id"),
+        retry_after_ms=retry_after_ms,
+    )
+    return error_of(f"the answer is {reply.status} without a problem document", problem)
+
+
+def _retry_after_ms(reply: Reply) -> Optional[int]:
+    seconds = reply.headers.get("retry-after", "").strip()
+    return int(seconds) * 1000 if seconds.isdecimal() and len(seconds) < 10 else None
