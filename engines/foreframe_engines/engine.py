@@ -1,0 +1,62 @@
+"""What a model family can do, in the field's words. The server knows engines by these protocols alone."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from foreframe_engines.types import Conditioning, Contract, StepRow
+
+
+@runtime_checkable
+class RolloutEngine(Protocol):
+    """Encodes a context once, steps members from noise to latents, decodes the frames asked for.
+
+    Every method is called from the one thread that owns the device.
+    """
+
+    contract: Contract
+    determinism: str
+    """What equal queries may count on: `bitwise` (equal bytes whatever shares a step), `bucketed` or `tolerance`."""
+
+    def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t c y x"]:
+        """Encode context frames (RGB 0..255) into clean latents."""
+        ...
+
+    def condition(
+        self, context_latents: Float32[np.ndarray, "t c y x"], states: Float32[np.ndarray, "n d"]
+    ) -> Conditioning:
+        """Turn states (physical units, context and future rows) into what every step of every member needs.
+
+        Fewer future rows than the contract's horizon repeat the last one: later frames never act on earlier
+        answers' frames because those are not decoded.
+        """
+        ...
+
+    def initial_latents(
+        self, conditioning: Conditioning, noise: Float32[np.ndarray, "f c y x"]
+    ) -> Float32[np.ndarray, "n c y x"]:
+        """Put a member's noise for the future behind the clean context latents."""
+        ...
+
+    def noise_shape(self) -> tuple[int, int, int, int]:
+        """Shape `f c y x` of the noise of one member's future latents."""
+        ...
+
+    def step(self, rows: Sequence[StepRow]) -> list[Float32[np.ndarray, "n c y x"]]:
+        """Advance each row by one solver step in one forward. At most `contract.buckets[-1]` rows."""
+        ...
+
+    def decode(
+        self, latents: Sequence[Float32[np.ndarray, "n c y x"]], frame_indices: Sequence[int]
+    ) -> UInt8[np.ndarray, "k f h w 3"]:
+        """Decode the frames 1..H asked for, for each member's finished latents.
+
+        Raises ModelFault when latents are not finite.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device."""
+        ...

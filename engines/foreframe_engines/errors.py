@@ -1,0 +1,33 @@
+"""What can break below the service. These errors know no HTTP.
+
+EngineError
+├── BundleError            a bundle is missing, damaged or not what its manifest says
+├── RuntimeUnavailable     the runtime or device that was asked for is not here
+├── ShapeMismatch          a tensor has not the shape or dtype that the contract states
+├── ModelFault             a graph failed or returned values that are not finite
+└── DatasetError           recorded episodes are missing or damaged
+"""
+
+
+class EngineError(Exception):
+    """Base of every error of this package."""
+
+
+class BundleError(EngineError):
+    """A bundle is missing, damaged or not what its manifest says."""
+
+
+class RuntimeUnavailable(EngineError):
+    """The runtime or device that was asked for is not here."""
+
+
+class ShapeMismatch(EngineError):
+    """A tensor has not the shape or dtype that the contract states."""
+
+
+class ModelFault(EngineError):
+    """A graph failed or returned values that are not finite."""
+
+
+class DatasetError(EngineError):
+    """Recorded episodes are missing or damaged."""

@@ -1,0 +1,101 @@
+"""Graphs run by ONNX Runtime. The library is imported when a session is opened, not before."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from foreframe_engines.errors import BundleError, ModelFault, RuntimeUnavailable
+from foreframe_engines.runtime.session import TensorSpec
+
+CPU_PROVIDER = "CPUExecutionProvider"
+_ERROR_SEVERITY = 3
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+class OrtSession:
+    """One ONNX file on one execution provider.
+
+    The thread count is fixed and idle threads sleep instead of spinning, so a server's other threads keep their
+    cores. With a fixed thread count a run's bytes depend on its inputs alone, also when runs overlap.
+    """
+
+    def __init__(self, path: Path, *, num_threads: int, provider: str = CPU_PROVIDER) -> None:
+        """Load the graph.
+
+        Raises RuntimeUnavailable when ONNX Runtime or the provider is missing, BundleError when the file is no graph.
+        """
+        runtime = _import_runtime()
+        _require_provider(provider, runtime.get_available_providers())
+        self._errors = _runtime_errors(runtime)
+        try:
+            self._session = runtime.InferenceSession(
+                str(path), sess_options=_session_options(runtime, num_threads), providers=[provider]
+            )
+        except self._errors as error:
+            raise BundleError(f"{path.name} does not load: {error}") from error
+        # A provider that fails to start is replaced by the CPU without an error.
+        _require_provider(provider, self._session.get_providers()[:1])
+        self.device = provider.removesuffix("ExecutionProvider").lower()
+        self.inputs = tuple(_tensor_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_tensor_spec(node) for node in self._session.get_outputs())
+        self.input_names = tuple(spec.name for spec in self.inputs)
+        self.output_names = tuple(spec.name for spec in self.outputs)
+        self._name = path.name
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph once; the outputs are new arrays. Raises ModelFault when it fails."""
+        try:
+            outputs = self._session.run(self.output_names, inputs)
+        except self._errors as error:
+            raise ModelFault(f"{self._name} failed: {error}") from error
+        return dict(zip(self.output_names, outputs, strict=True))
+
+    def close(self) -> None:
+        """Free the graph and its threads once the last run has returned."""
+        del self._session
+
+
+class _Node(Protocol):
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+def _import_runtime() -> ModuleType:
+    try:
+        import onnxruntime  # noqa: PLC0415 - importing the package must not need a runtime
+    except ImportError as error:
+        raise RuntimeUnavailable("ONNX Runtime is not installed; run `pip install onnxruntime`") from error
+    return onnxruntime
+
+
+def _require_provider(provider: str, present: list[str]) -> None:
+    if provider not in present:
+        raise RuntimeUnavailable(f"ONNX Runtime offers {', '.join(present)} here, not {provider}")
+
+
+def _session_options(runtime: ModuleType, num_threads: int) -> Any:  # noqa: ANN401 - the library has no types
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    options.log_severity_level = _ERROR_SEVERITY
+    return options
+
+
+def _runtime_errors(runtime: ModuleType) -> tuple[type[Exception], ...]:
+    """List what the library raises: its own classes share no base."""
+    classes = vars(runtime.capi.onnxruntime_pybind11_state).values()
+    own = (kind for kind in classes if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*own, RuntimeError, ValueError, TypeError)
+
+
+def _tensor_spec(node: _Node) -> TensorSpec:
+    element = node.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(length if isinstance(length, int) else None for length in node.shape)
+    return TensorSpec(node.name, _DTYPES.get(element, element), shape)
