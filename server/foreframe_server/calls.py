@@ -1,0 +1,77 @@
+"""One call through the service: how a query is to be handled, and what became of it. Values only."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from foreframe_engines import OnDeadline, Prediction
+
+
+class CachePolicy(StrEnum):
+    """`refresh` computes and stores, `bypass` neither looks nor stores."""
+
+    USE = "use"
+    BYPASS = "bypass"
+    REFRESH = "refresh"
+
+
+class CacheResult(StrEnum):
+    """What the cache did for an answer; `joined` shared another call's computation."""
+
+    HIT = "hit"
+    PARTIAL = "partial"
+    MISS = "miss"
+    JOINED = "joined"
+    BYPASS = "bypass"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How one query is to be handled. Times are seconds of `time.monotonic`, budgets count from the first byte."""
+
+    request_id: str
+    received_s: float
+    deadline_s: float | None = None
+    on_deadline: OnDeadline = OnDeadline.DEGRADE
+    cache: CachePolicy = CachePolicy.USE
+    is_disconnected: Callable[[], Awaitable[bool]] | None = None
+
+
+@dataclass(slots=True)
+class Timings:
+    """Milliseconds spent in each stage of one call; `step_batch_mean` is rows a forward, `cold` a first run."""
+
+    receive: float = 0.0
+    decode: float = 0.0
+    queue: float = 0.0
+    encode: float = 0.0
+    condition: float = 0.0
+    denoise: float = 0.0
+    latent_decode: float = 0.0
+    reduce: float = 0.0
+    respond: float = 0.0
+    total: float = 0.0
+    step_batch_mean: float = 0.0
+    cold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """How an answer is less than what was asked."""
+
+    members: int
+    steps: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a call."""
+
+    prediction: Prediction
+    cache: CacheResult
+    timings: Timings
+    deadline_met: bool
+    degraded: Degraded | None
+    determinism: str

@@ -1,0 +1,198 @@
+"""A request's bytes to a `Query` that nothing later checks again, and to how its call and reply are wanted.
+
+Knows what this server does not offer yet, and refuses it.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from foreframe_engines import Contract, EnsembleSpec, OnDeadline, Query, Reducer, Sampling, StateSchema, Strategy
+from foreframe_server.calls import CachePolicy
+from foreframe_server.codec.documents import read_document
+from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
+from foreframe_server.codec.observation import read_context
+from foreframe_server.codec.states import find_flat, find_outliers, read_states
+from foreframe_server.codec.validation import validate
+from foreframe_server.errors import CapabilityMissing, InvalidRequest, Reason, UnknownModel
+from foreframe_server.schemas import (
+    MAX_SEED,
+    Observation,
+    PictureEncoding,
+    PredictionRequest,
+    StateCheckReply,
+    StateCheckRequest,
+    VarianceDetail,
+    Warned,
+)
+
+MAX_CHECKED_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyOptions:
+    """How a reply is wanted, and what it echoes."""
+
+    media: Media
+    encoding: PictureEncoding
+    variance: VarianceDetail
+    has_members: bool
+    client_time: float | None
+    metadata: Mapping[str, str | int | float | bool | None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One decoded request. `deadline_ms` counts from its first byte."""
+
+    query: Query
+    reply: ReplyOptions
+    deadline_ms: int | None
+    on_deadline: OnDeadline
+    cache: CachePolicy
+    warnings: tuple[Warned, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much one body may hold."""
+
+    max_json_values: int
+    max_picture_pixels: int
+
+
+def decode_prediction(body: bytes, media: Media, accepted: Media, contract: Contract, bounds: Bounds) -> Asked:
+    """Read a prediction request for a contract. Raises InvalidRequest and its kin, UnknownModel, CapabilityMissing."""
+    document = read_document(body, media, max_values=bounds.max_json_values)
+    request = validate(PredictionRequest, document, [camera.name for camera in contract.cameras])
+    observation = _check_offered(request, contract)
+    _check_reply(request, accepted)
+    context = read_context(observation, contract, max_picture_pixels=bounds.max_picture_pixels)
+    states, warnings = _read_all_states(observation, request, contract)
+    query = Query(
+        model=contract.model,
+        context=context.frames,
+        states=states,
+        frame_indices=_frame_indices(request, len(states) - contract.context_frames),
+        sampling=_sampling(request, contract),
+        ensemble=_ensemble(request, contract),
+        priority=request.priority,
+        stream_id=request.stream_id,
+    )
+    return Asked(
+        query=query,
+        reply=_reply_options(request, accepted),
+        deadline_ms=request.deadline_ms,
+        on_deadline=request.on_deadline,
+        cache=request.cache,
+        warnings=context.warnings + warnings,
+    )
+
+
+def _refusal(pointer: str, message: str, expected: str | None = None) -> InvalidRequest:
+    return InvalidRequest("The request cannot be served as it is.", reasons=[Reason(pointer, message, expected)])
+
+
+def _check_offered(request: PredictionRequest, contract: Contract) -> Observation:
+    """Refuse what this server or model does not offer; nothing of a request is ignored."""
+    if request.model not in (None, contract.model):
+        raise UnknownModel("No model of this name is loaded.", reasons=[Reason("/model", "is not loaded")])
+    if request.observation_id is not None:
+        raise _missing("/observation_id", "stored observations are not offered; send the observation itself")
+    if request.returns.latents:
+        raise _missing("/return/latents", "latents are not offered")
+    if request.sampling.guidance != 1.0:
+        raise _refusal("/sampling/guidance", "this model has no guidance", "1.0")
+    if request.observation is None:
+        raise _refusal("/observation", "is missing")
+    return request.observation
+
+
+def _missing(pointer: str, message: str) -> CapabilityMissing:
+    return CapabilityMissing("The model does not offer this.", reasons=[Reason(pointer, message)])
+
+
+def _check_reply(request: PredictionRequest, accepted: Media) -> None:
+    """Refuse what a reply of pictures alone cannot hold."""
+    if accepted in DOCUMENT_MEDIA:
+        return
+    if request.returns.members or (request.ensemble.reducer is Reducer.NONE and request.ensemble.size > 1):
+        raise _refusal("/return/members", f"{accepted} holds one future only; accept JSON or msgpack")
+    if request.returns.variance is VarianceDetail.MAP:
+        raise _refusal("/return/variance", f"{accepted} cannot hold a variance map; accept JSON or msgpack")
+
+
+def _read_all_states(
+    observation: Observation, request: PredictionRequest, contract: Contract
+) -> tuple[Float32[np.ndarray, "n d"], tuple[Warned, ...]]:
+    schema, past, ahead = contract.state, "/observation/state/values", "/future/values"
+    _check_schema(observation.state.schema_name, observation.state.units, schema)
+    count = contract.context_frames
+    context = read_states(observation.state.values, past, schema, range(count, count + 1))
+    future = read_states(request.future.values, ahead, schema, range(1, contract.horizon + 1))
+    states = np.concatenate([context, future])
+    pointers = [f"{past}/{row}" for row in range(count)] + [f"{ahead}/{row}" for row in range(len(future))]
+    return states, (*find_outliers(states, schema, pointers), *find_flat(states, ahead))
+
+
+def _check_schema(name: str | None, units: list[str] | None, schema: StateSchema) -> None:
+    if name not in (None, schema.name):
+        raise _refusal("/observation/state/schema", "is not the model's state schema", schema.name)
+    if units is not None and tuple(units) != schema.units:
+        raise _refusal("/observation/state/units", "are not the schema's; units are not converted")
+
+
+def _frame_indices(request: PredictionRequest, horizon: int) -> tuple[int, ...]:
+    if request.frames == "all":
+        return tuple(range(1, horizon + 1))
+    if request.frames == "last":
+        return (horizon,)
+    indices = tuple(int(index) for index in request.frames)
+    if indices[-1] > horizon:
+        raise _refusal("/frames", "a frame lies beyond the future states", f"1..{horizon}")
+    return indices
+
+
+def _sampling(request: PredictionRequest, contract: Contract) -> Sampling:
+    asked, limit = request.sampling, contract.sampler.max_steps
+    seed = secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed
+    if asked.strategy is Strategy.POSTERIOR_MEAN:
+        if asked.steps not in (None, 1):
+            raise _refusal("/sampling/steps", "posterior_mean is one evaluation", "1")
+        return Sampling(asked.strategy, 1, seed)
+    if asked.steps is not None and asked.steps > limit:
+        raise _refusal("/sampling/steps", "is more than this model takes", f"1..{limit}")
+    return Sampling(asked.strategy, asked.steps or contract.sampler.steps, seed)
+
+
+def _ensemble(request: PredictionRequest, contract: Contract) -> EnsembleSpec:
+    asked, limit = request.ensemble, contract.sampler.max_ensemble_size
+    if request.sampling.strategy is Strategy.POSTERIOR_MEAN and asked.size != 1:
+        raise _refusal("/ensemble/size", "posterior_mean takes no ensemble", "1")
+    if asked.size > limit:
+        raise _refusal("/ensemble/size", "is more than this model takes", f"1..{limit}")
+    return EnsembleSpec(asked.size, asked.reducer, asked.noise)
+
+
+def _reply_options(request: PredictionRequest, accepted: Media) -> ReplyOptions:
+    returns = request.returns
+    return ReplyOptions(
+        media=accepted,
+        encoding=returns.encoding,
+        variance=returns.variance,
+        has_members=returns.members or (request.ensemble.reducer is Reducer.NONE and request.ensemble.size > 1),
+        client_time=request.client_time,
+        metadata=request.metadata,
+    )
+
+
+def decode_state_check(body: bytes, media: Media, schema: StateSchema, bounds: Bounds) -> StateCheckReply:
+    """Read rows of states as a prediction would, and say what is odd about them. Raises as a prediction would."""
+    request = validate(StateCheckRequest, read_document(body, media, max_values=bounds.max_json_values))
+    states = read_states(request.values, "/values", schema, range(1, MAX_CHECKED_ROWS + 1))
+    pointers = [f"/values/{row}" for row in range(len(states))]
+    warnings = [*find_outliers(states, schema, pointers), *find_flat(states, "/values")]
+    return StateCheckReply(name=schema.name, rows=len(states), dim=schema.dim, warnings=warnings)

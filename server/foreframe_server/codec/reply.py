@@ -1,0 +1,171 @@
+"""An `Answer` to the bytes that were asked for: JSON, msgpack, mp4, png or animated webp. Knows no route."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import msgpack
+import numpy as np
+from jaxtyping import UInt8
+
+from foreframe_engines import Contract, Prediction
+from foreframe_server.calls import Answer, CacheResult, Call, Timings
+from foreframe_server.codec.arrays import map_for_json, map_for_msgpack
+from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
+from foreframe_server.codec.pictures import encode_jpeg, encode_png, encode_webp
+from foreframe_server.codec.query import Asked
+from foreframe_server.codec.video import encode_mp4
+from foreframe_server.schemas import (
+    DegradedReply,
+    EnsembleReply,
+    Picture,
+    PictureEncoding,
+    PredictedFrame,
+    PredictionReply,
+    TimingsReply,
+    Uncertainty,
+    VarianceDetail,
+    Warned,
+)
+
+_SPREAD_UNKNOWN = Warned(
+    code="spread_unknown", pointer="/return/variance", message="fewer than two members have no variance"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedReply:
+    """A reply's bytes. `headers` say what a picture cannot."""
+
+    body: bytes
+    media: Media
+    headers: Mapping[str, str]
+
+
+def encode_prediction(asked: Asked, answer: Answer, contract: Contract, call: Call) -> EncodedReply:
+    """Encode an answer as it was asked for. Sets `answer.timings.respond`."""
+    start_s = time.monotonic()
+    if asked.reply.media in DOCUMENT_MEDIA:
+        body = _document(asked, answer, contract, call)
+    else:
+        body = _clip(asked.reply.media, answer.prediction, contract.fps)
+    answer.timings.respond = (time.monotonic() - start_s) * 1000
+    return EncodedReply(body, asked.reply.media, _headers(asked, answer))
+
+
+def _clip(media: Media, prediction: Prediction, fps: float) -> bytes:
+    if media is Media.MP4:
+        return encode_mp4(prediction.frames, fps)
+    return encode_webp(prediction.frames, fps) if media is Media.WEBP else encode_png(prediction.frames[-1])
+
+
+def _headers(asked: Asked, answer: Answer) -> dict[str, str]:
+    prediction, degraded = answer.prediction, answer.degraded
+    headers = {
+        "X-Foreframe-Seed": str(prediction.sampling.seed),
+        "X-Foreframe-Members": str(prediction.num_members),
+        "X-Foreframe-Cache": answer.cache.value,
+    }
+    if degraded is not None:
+        headers["X-Foreframe-Degraded"] = f"members={degraded.members}, steps={degraded.steps}"
+    if asked.warnings:
+        headers["X-Foreframe-Warnings"] = ", ".join(dict.fromkeys(warning.code for warning in asked.warnings))
+    return headers
+
+
+def _document(asked: Asked, answer: Answer, contract: Contract, call: Call) -> bytes:
+    start_s = time.monotonic()
+    document = _build(asked, answer, contract, call.request_id).model_dump(by_alias=True)
+    # The reply tells its own cost as far as it is known: pictures are encoded, only the envelope is left to write.
+    now_s = time.monotonic()
+    document["timings_ms"] |= {
+        "respond": round((now_s - start_s) * 1000, 3),
+        "total": round((now_s - call.received_s) * 1000, 3),
+    }
+    if asked.reply.media is Media.MSGPACK:
+        return msgpack.packb(document, default=map_for_msgpack)
+    return json.dumps(document, default=map_for_json, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _build(asked: Asked, answer: Answer, contract: Contract, request_id: str) -> PredictionReply:
+    prediction, encoding = answer.prediction, asked.reply.encoding
+    uncertainty = _uncertainty(prediction, asked.reply.variance)
+    is_blind = asked.reply.variance is VarianceDetail.MAP and uncertainty.map is None
+    return PredictionReply(
+        id=request_id,
+        model=contract.model,
+        revision=contract.revision,
+        frames=_frames(prediction, contract.fps, encoding),
+        video=_video(prediction, contract.fps) if encoding is PictureEncoding.MP4 else None,
+        members=_members(prediction.members, encoding) if asked.reply.has_members else None,
+        uncertainty=uncertainty,
+        ensemble=_ensemble(asked, answer),
+        degraded=None if answer.degraded is None else DegradedReply(**asdict(answer.degraded)),
+        deadline_met=answer.deadline_met,
+        seed=prediction.sampling.seed,
+        determinism=answer.determinism,
+        cache=answer.cache,
+        timings_ms=_timings(answer.timings),
+        warnings=[*asked.warnings, *([_SPREAD_UNKNOWN] if is_blind else [])],
+        client_time=asked.reply.client_time,
+        metadata=None if asked.reply.metadata is None else dict(asked.reply.metadata),
+    )
+
+
+def _timings(timings: Timings) -> TimingsReply:
+    """Write timings for the wire, rounded to a microsecond."""
+    rounded = {name: round(value, 3) for name, value in asdict(timings).items() if name != "cold"}
+    return TimingsReply(cold=timings.cold, **rounded)
+
+
+def _frames(prediction: Prediction, fps: float, encoding: PictureEncoding) -> list[PredictedFrame]:
+    has_images = encoding is not PictureEncoding.MP4
+    return [
+        PredictedFrame(index=index, t_s=index / fps, image=_picture(frame, encoding) if has_images else None)
+        for index, frame in zip(prediction.frame_indices, prediction.frames, strict=True)
+    ]
+
+
+def _picture(frame: UInt8[np.ndarray, "h w 3"], encoding: PictureEncoding) -> Picture | np.ndarray:
+    if encoding is PictureEncoding.RAW:
+        return frame
+    is_jpeg = encoding is PictureEncoding.JPEG
+    data = encode_jpeg(frame) if is_jpeg else encode_png(frame)
+    kind = PictureEncoding.JPEG if is_jpeg else PictureEncoding.PNG
+    return Picture(encoding=kind, width=frame.shape[1], height=frame.shape[0], data=data)
+
+
+def _video(prediction: Prediction, fps: float) -> Picture:
+    height, width = prediction.frames.shape[1:3]
+    data = encode_mp4(prediction.frames, fps)
+    return Picture(encoding=PictureEncoding.MP4, width=width, height=height, data=data)
+
+
+def _members(members: UInt8[np.ndarray, "k f h w 3"], encoding: PictureEncoding) -> object:
+    if encoding is PictureEncoding.RAW:
+        return members
+    return [[_picture(frame, encoding) for frame in member] for member in members]
+
+
+def _uncertainty(prediction: Prediction, detail: VarianceDetail) -> Uncertainty:
+    is_known = prediction.num_members > 1
+    wants_spread = is_known and detail is not VarianceDetail.NONE
+    return Uncertainty(
+        members=prediction.num_members,
+        spread_per_frame=[float(spread) for spread in prediction.spread_per_frame] if wants_spread else [],
+        map=prediction.variance if is_known and detail is VarianceDetail.MAP else None,
+    )
+
+
+def _ensemble(asked: Asked, answer: Answer) -> EnsembleReply:
+    prediction, query = answer.prediction, asked.query
+    return EnsembleReply(
+        requested=query.ensemble.size,
+        members=prediction.num_members,
+        from_cache=prediction.num_members if answer.cache is CacheResult.HIT else 0,
+        steps=answer.degraded.steps if answer.degraded else prediction.sampling.steps,
+        strategy=prediction.sampling.strategy,
+        reducer=query.ensemble.reducer,
+        noise=query.ensemble.noise,
+    )

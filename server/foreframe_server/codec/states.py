@@ -1,0 +1,104 @@
+"""Rows of states from the wire: shape, numbers, finiteness, and what looks odd about them against the training data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from foreframe_engines import StateSchema
+from foreframe_server.errors import InvalidRequest, NonFinite, Reason, StateDimMismatch
+from foreframe_server.schemas import Warned
+
+MAX_SIGMA = 6.0
+_MAX_REPORTED = 8
+_MIN_STD = 1e-6
+
+
+def read_states(values: object, pointer: str, schema: StateSchema, num_rows: range) -> Float32[np.ndarray, "n d"]:
+    """Return rows of states in physical units; their number must lie in `num_rows`.
+
+    Raises StateDimMismatch, NonFinite or InvalidRequest, with a pointer to each wrong number.
+    """
+    if isinstance(values, np.ndarray):
+        _check_array(values, pointer, schema, num_rows)
+        rows = values
+    else:
+        rows = np.array(_check_list(values, pointer, schema, num_rows), np.float64)
+    with np.errstate(over="ignore"):
+        states = np.ascontiguousarray(rows, np.float32)
+    _check_finite(states, pointer)
+    return states
+
+
+def _check_array(values: np.ndarray, pointer: str, schema: StateSchema, num_rows: range) -> None:
+    if values.dtype.kind != "f":
+        raise InvalidRequest(
+            "States must be floats.",
+            reasons=[Reason(pointer, "the array holds no floats", "float32", values.dtype.name)],
+        )
+    if values.ndim != 2 or values.shape[1] != schema.dim or len(values) not in num_rows:
+        received = "an array of shape " + " x ".join(str(size) for size in values.shape)
+        raise _mismatch(pointer, schema, num_rows, received)
+
+
+def _check_list(values: object, pointer: str, schema: StateSchema, num_rows: range) -> list[list[float]]:
+    if not isinstance(values, list) or len(values) not in num_rows:
+        received = f"{len(values)} rows" if isinstance(values, list) else "no rows"
+        raise _mismatch(pointer, schema, num_rows, received)
+    return [_check_row(row, f"{pointer}/{index}", schema, num_rows) for index, row in enumerate(values)]
+
+
+def _check_row(row: object, pointer: str, schema: StateSchema, num_rows: range) -> list[float]:
+    if not isinstance(row, list) or len(row) != schema.dim:
+        received = f"a row of {len(row)} values" if isinstance(row, list) else "no row of numbers"
+        raise _mismatch(pointer, schema, num_rows, received)
+    for index, value in enumerate(row):
+        if type(value) not in (int, float):
+            reason = Reason(f"{pointer}/{index}", "is not a number", "a number")
+            raise InvalidRequest("A state is not a number.", reasons=[reason])
+    return [float(value) for value in row]
+
+
+def _mismatch(pointer: str, schema: StateSchema, num_rows: range, received: str) -> StateDimMismatch:
+    rows = f"{num_rows.start}" if len(num_rows) == 1 else f"{num_rows.start} to {num_rows.stop - 1}"
+    expected = f"{rows} rows of {schema.dim} numbers"
+    return StateDimMismatch(
+        f"States need {expected}.", reasons=[Reason(pointer, "states have the wrong shape", expected, received)]
+    )
+
+
+def _check_finite(states: Float32[np.ndarray, "n d"], pointer: str) -> None:
+    wrong = np.argwhere(~np.isfinite(states))
+    if len(wrong):
+        reasons = [
+            Reason(f"{pointer}/{row}/{column}", "is not finite as float32", "a finite number")
+            for row, column in wrong[:_MAX_REPORTED]
+        ]
+        raise NonFinite(f"{len(wrong)} numbers of the states are not finite.", reasons=reasons)
+
+
+def find_outliers(states: Float32[np.ndarray, "n d"], schema: StateSchema, pointers: Sequence[str]) -> list[Warned]:
+    """Warn of each dimension that leaves the training data by more than MAX_SIGMA deviations, at most 8, worst first.
+
+    pointers: where each row came from.
+    """
+    sigmas = np.abs(states.astype(np.float64) - schema.mean) / np.maximum(schema.std, _MIN_STD)
+    worst_rows = sigmas.argmax(axis=0)
+    worst = sigmas.max(axis=0)
+    columns = [int(column) for column in np.argsort(-worst)[:_MAX_REPORTED] if worst[column] > MAX_SIGMA]
+    return [
+        Warned(
+            code="state_out_of_range",
+            pointer=f"{pointers[worst_rows[column]]}/{column}",
+            message=f"{schema.names[column]} is {worst[column]:.1f} sigma from its mean in the training data",
+            sigma=round(float(worst[column]), 3),
+        )
+        for column in columns
+    ]
+
+
+def find_flat(states: Float32[np.ndarray, "n d"], pointer: str) -> list[Warned]:
+    """Warn when every row is the same: often a buffer that was never filled."""
+    if len(states) < 2 or not (states == states[0]).all():
+        return []
+    return [Warned(code="state_flat", pointer=pointer, message="every row of the states is the same")]

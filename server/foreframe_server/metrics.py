@@ -1,0 +1,163 @@
+"""What the server counts, in Prometheus' words. It knows names, labels and units, and nothing of what is measured.
+
+Every label takes its value from a closed set; anything else is counted as `other`, so no client can add a series.
+"""
+
+import math
+from dataclasses import fields
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from foreframe_engines import Contract
+from foreframe_server.calls import Timings
+from foreframe_server.errors import CODES
+
+OTHER: Final = "other"
+ROUTES: Final = frozenset(
+    {
+        "/",
+        "/docs",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+        "/readyz",
+        "/v1/limits",
+        "/v1/models",
+        "/v1/models/{id}",
+        "/v1/predictions",
+        "/v1/state-schemas",
+        "/v1/state-schemas/{name}",
+        "/v1/state-schemas/{name}/check",
+        "/version",
+    }
+)
+CODE_LABELS: Final = frozenset({"ok", "not_found", "method_not_allowed", *(error.code for error in CODES)})
+STAGES: Final = frozenset(field.name for field in fields(Timings)) - {"step_batch_mean", "cold"}
+DEADLINE_OUTCOMES: Final = frozenset({"met", "late", "degraded", "exceeded"})
+MEMBER_KINDS: Final = frozenset({"requested", "returned", "cached"})
+CACHE_TIERS: Final = frozenset({"memory", "redis"})
+CACHE_EVENTS: Final = frozenset(
+    {"hit", "miss", "stored", "evicted", "corrupt", "failed", "skipped", "opened", "closed"}
+)
+CANCEL_STAGES: Final = frozenset({"queue", "denoise"})
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_POWERS: Final = (1, 2, 4, 8, 16, 32, 64)
+_BUSY_WINDOW_S: Final = 10.0
+
+
+def _closed(value: str, allowed: frozenset[str]) -> str:
+    return value if value in allowed else OTHER
+
+
+class Metrics:
+    """Every series of the server, on a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._busy_ratio = 0.0
+        self._add_request_series()
+        self._add_engine_series()
+        self._add_outcome_series()
+
+    def _add_request_series(self) -> None:
+        registry = self.registry
+        self._requests = Counter("foreframe_requests", "Requests answered.", ["route", "code"], registry=registry)
+        self._request_seconds = Histogram(
+            "foreframe_request_seconds", "First byte to last.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._stage_seconds = Histogram(
+            "foreframe_stage_seconds", "Time in one stage.", ["stage"], buckets=_SECONDS, registry=registry
+        )
+        self._members = Histogram(
+            "foreframe_ensemble_members", "Members of one answer.", ["kind"], buckets=_POWERS, registry=registry
+        )
+
+    def _add_engine_series(self) -> None:
+        registry = self.registry
+        self._queue_seconds = Gauge("foreframe_queue_step_seconds", "Predicted work that waits.", registry=registry)
+        self._batch_rows = Histogram(
+            "foreframe_step_batch_rows", "Rows of one forward.", buckets=_POWERS, registry=registry
+        )
+        self._busy = Gauge("foreframe_engine_busy_ratio", "Share of time in engine calls.", registry=registry)
+        self._model = Info("foreframe_model", "The model that is served.", registry=registry)
+
+    def _add_outcome_series(self) -> None:
+        registry = self.registry
+        self._deadlines = Counter("foreframe_deadline", "Calls that had a deadline.", ["outcome"], registry=registry)
+        self._cache_events = Counter(
+            "foreframe_cache_events", "What the result cache did.", ["tier", "result"], registry=registry
+        )
+        self._superseded = Counter("foreframe_superseded", "Jobs replaced by a newer one.", registry=registry)
+        self._cancelled = Counter("foreframe_cancelled", "Jobs nobody waited for.", ["stage"], registry=registry)
+        self._rejected = Counter(
+            "foreframe_rejected", "Calls that got an error instead of an answer.", ["reason"], registry=registry
+        )
+
+    def describe_model(self, contract: Contract, determinism: str) -> None:
+        """Say which model is served."""
+        self._model.info(
+            {
+                "model": contract.model,
+                "family": contract.family,
+                "revision": contract.revision,
+                "determinism": determinism,
+            }
+        )
+
+    def count_request(self, route: str, code: str, seconds: float) -> None:
+        """Count one reply. route: the route's template. code: `ok` or an error's code."""
+        route = _closed(route, ROUTES)
+        self._requests.labels(route, _closed(code, CODE_LABELS)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def observe_stages(self, timings: Timings) -> None:
+        """Record every stage that took time."""
+        for stage in STAGES:
+            milliseconds = getattr(timings, stage)
+            if milliseconds > 0:
+                self._stage_seconds.labels(stage).observe(milliseconds / 1000)
+
+    def observe_members(self, kind: str, count: int) -> None:
+        """Record how many members an answer asked for, got or found. kind: requested, returned, cached."""
+        self._members.labels(_closed(kind, MEMBER_KINDS)).observe(count)
+
+    def observe_batch(self, rows: int) -> None:
+        """Record the rows of one forward."""
+        self._batch_rows.observe(rows)
+
+    def observe_queue(self, seconds: float) -> None:
+        """Say how many seconds of predicted work wait."""
+        self._queue_seconds.set(seconds)
+
+    def observe_device(self, seconds: float, *, is_busy: bool) -> None:
+        """Record that the device was busy or idle for so long. Called from one thread."""
+        weight = 1 - math.exp(-seconds / _BUSY_WINDOW_S)
+        self._busy_ratio += weight * (float(is_busy) - self._busy_ratio)
+        self._busy.set(self._busy_ratio)
+
+    def count_deadline(self, outcome: str) -> None:
+        """Count a call that had a deadline. outcome: met, late, degraded, exceeded."""
+        self._deadlines.labels(_closed(outcome, DEADLINE_OUTCOMES)).inc()
+
+    def count_cache(self, tier: str, event: str) -> None:
+        """Count what a cache tier did. tier: memory, redis."""
+        self._cache_events.labels(_closed(tier, CACHE_TIERS), _closed(event, CACHE_EVENTS)).inc()
+
+    def count_superseded(self) -> None:
+        """Count a job that a newer one of its stream replaced."""
+        self._superseded.inc()
+
+    def count_cancelled(self, stage: str) -> None:
+        """Count a job that nobody waits for any more. stage: queue, denoise."""
+        self._cancelled.labels(_closed(stage, CANCEL_STAGES)).inc()
+
+    def count_rejected(self, reason: str) -> None:
+        """Count a call that got an error instead of an answer. reason: the error's code."""
+        self._rejected.labels(_closed(reason, CODE_LABELS)).inc()
+
+    def scrape(self) -> bytes:
+        """Write every series in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,174 @@
+"""What surrounds every HTTP request: its id, its line in the log, its place in the metrics, and the bounds of its body.
+
+Plain ASGI, so that bodies are bounded while they arrive and no reply is copied. Knows no route.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from foreframe_server.errors import PayloadTooLarge, RequestTimeout, ServiceError, UnsupportedMedia
+from foreframe_server.metrics import Metrics
+from foreframe_server.problems import problem_response
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_log = structlog.get_logger("foreframe.requests")
+
+
+def _matching(pattern: re.Pattern[str], text: str | None) -> str | None:
+    return text if text is not None and pattern.fullmatch(text) else None
+
+
+@dataclass(slots=True)
+class _Visit:
+    """One request on its way through."""
+
+    scope: Scope
+    send: Send
+    request_id: str
+    received_s: float
+    clock: Callable[[], float]
+    status: int = 0
+
+    async def relay(self, message: Message) -> None:
+        """Pass a message on, with the headers that every reply has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Server-Timing", f"total;dur={self.elapsed_s() * 1000:.3f}")
+        await self.send(message)
+
+    def elapsed_s(self) -> float:
+        """Seconds since the first byte."""
+        return self.clock() - self.received_s
+
+    def route(self) -> str:
+        """Template of the route that answered."""
+        return getattr(self.scope.get("route"), "path", "unmatched")
+
+    def code(self) -> str:
+        """`ok` or the code of the problem."""
+        return "ok" if 0 < self.status < 400 else str(self.scope["state"].get("problem_code", "unknown"))
+
+
+class RequestLog:
+    """Names, times, counts and logs every request, and answers for what nobody else caught."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = self._open(scope, send)
+        try:
+            await self._app(scope, receive, visit.relay)
+        except Exception:  # noqa: BLE001 - the border of a request: logged, counted, answered
+            _log.exception("request failed", request_id=visit.request_id)
+            await self._answer_failure(visit, receive)
+        finally:
+            self._close(visit)
+
+    def _open(self, scope: Scope, send: Send) -> _Visit:
+        given = _matching(_REQUEST_ID, Headers(scope=scope).get("x-request-id"))
+        visit = _Visit(scope, send, given or secrets.token_hex(8), self._clock(), self._clock)
+        state = scope.setdefault("state", {})
+        state["request_id"], state["received_s"] = visit.request_id, visit.received_s
+        return visit
+
+    async def _answer_failure(self, visit: _Visit, receive: Receive) -> None:
+        error = ServiceError("The server failed; the request id finds the cause in its log.")
+        visit.scope["state"]["problem_code"] = error.code
+        if visit.status == 0:
+            await problem_response(error, visit.request_id)(visit.scope, receive, visit.relay)
+
+    def _close(self, visit: _Visit) -> None:
+        seconds, traceparent = visit.elapsed_s(), Headers(scope=visit.scope).get("traceparent")
+        self._metrics.count_request(visit.route(), visit.code(), seconds)
+        _log.info(
+            "request",
+            request_id=visit.request_id,
+            method=visit.scope["method"],
+            route=visit.route(),
+            status=visit.status,
+            code=visit.code(),
+            duration_ms=round(seconds * 1000, 3),
+            traceparent=_matching(_TRACEPARENT, traceparent),
+        )
+
+
+class BodyBounds:
+    """Refuses bodies that are too large, too slow or compressed, before they are whole."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, body_timeout_s: float) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        error = self._refusal(Headers(scope=scope))
+        if error is not None:
+            scope["state"]["problem_code"] = error.code
+            await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        await self._app(scope, _BoundedReceive(receive, self._max_body_bytes, self._body_timeout_s), send)
+
+    def _refusal(self, headers: Headers) -> ServiceError | None:
+        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+            return UnsupportedMedia("Compressed request bodies are not read.")
+        length = headers.get("content-length", "0")
+        # More digits than any limit has: compared as text, so that no header costs a large number.
+        if len(length) > 15 or (length.isdecimal() and int(length) > self._max_body_bytes):
+            return _too_large(self._max_body_bytes)
+        return None
+
+
+def _too_large(max_body_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"A request body may have {max_body_bytes} bytes.")
+
+
+class _BoundedReceive:
+    """A request's `receive` that counts bytes and time until the body is whole, then only passes messages on."""
+
+    def __init__(self, receive: Receive, max_body_bytes: int, timeout_s: float) -> None:
+        self._receive = receive
+        self._max_body_bytes = max_body_bytes
+        self._timeout_s = timeout_s
+        self._deadline_s = anyio.current_time() + timeout_s
+        self._num_bytes = 0
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        if self._is_whole:
+            return await self._receive()
+        with anyio.CancelScope(deadline=self._deadline_s) as scope:
+            message = await self._receive()
+        if scope.cancelled_caught:
+            raise RequestTimeout(f"The body did not arrive within {self._timeout_s:g} s.", retry_after_ms=1000)
+        self._count(message)
+        return message
+
+    def _count(self, message: Message) -> None:
+        self._num_bytes += len(message.get("body", b""))
+        self._is_whole = not message.get("more_body", False)
+        if self._num_bytes > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)

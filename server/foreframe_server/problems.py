@@ -1,0 +1,106 @@
+"""Errors as `application/problem+json` (RFC 9457): small, typed, and never a word of the input."""
+
+import json
+import math
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from foreframe_server.errors import InvalidRequest, Reason, ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+MAX_PROBLEM_BYTES = 4096
+MAX_REASONS = 8
+_MAX_TEXT = 240
+_CLOSING = frozenset({408, 413})
+_TYPE = "urn:foreframe:problem:"
+
+
+class NotFound(ServiceError):
+    """No route has this path."""
+
+    code, status, title = "not_found", 404, "No such path"
+
+
+class MethodNotAllowed(ServiceError):
+    """The path exists, the method does not."""
+
+    code, status, title = "method_not_allowed", 405, "The method is not allowed"
+
+
+def problem_response(error: ServiceError, request_id: str) -> Response:
+    """Write an error as a reply."""
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after_ms is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
+    if error.status in _CLOSING:
+        # The rest of the body is not read, so nothing after it on this connection could be.
+        headers["Connection"] = "close"
+    return Response(_problem_bytes(error, request_id), error.status, headers, MEDIA_TYPE)
+
+
+def _problem_bytes(error: ServiceError, request_id: str) -> bytes:
+    reasons = [_short(reason) for reason in error.reasons[:MAX_REASONS]]
+    while True:
+        body = json.dumps(_problem(error, request_id, reasons), separators=(",", ":")).encode("ascii")
+        if len(body) <= MAX_PROBLEM_BYTES or not reasons:
+            return body
+        reasons.pop()
+
+
+def _problem(error: ServiceError, request_id: str, reasons: list[Mapping[str, str]]) -> Mapping[str, object]:
+    return {
+        "type": _TYPE + error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail[:_MAX_TEXT],
+        "code": error.code,
+        "request_id": request_id,
+        "errors": reasons,
+        "retryable": error.is_retryable,
+        "retry_after_ms": error.retry_after_ms,
+    }
+
+
+def _short(reason: Reason) -> Mapping[str, str]:
+    return {name: text[:_MAX_TEXT] for name, text in asdict(reason).items() if text is not None}
+
+
+def _answer(request: Request, error: ServiceError) -> Response:
+    request.state.problem_code = error.code
+    return problem_response(error, request.state.request_id)
+
+
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    return _answer(request, error if isinstance(error, ServiceError) else ServiceError("The server failed."))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 0
+    if status == 405:
+        response = _answer(request, MethodNotAllowed("This path does not know this method."))
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
+    return _answer(request, NotFound("This server has no such path."))
+
+
+async def _on_bad_parameter(request: Request, _: Exception) -> Response:
+    return _answer(request, InvalidRequest("A parameter of the path or query is not valid."))
+
+
+async def _on_hang_up(request: Request, _: Exception) -> Response:
+    request.state.problem_code = "client_left"
+    return Response(status_code=499)
+
+
+HANDLERS: Mapping[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    ServiceError: _on_service_error,
+    HTTPException: _on_http_error,
+    RequestValidationError: _on_bad_parameter,
+    ClientDisconnect: _on_hang_up,
+}

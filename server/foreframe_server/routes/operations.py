@@ -1,0 +1,98 @@
+"""What operators and browsers ask for: health, metrics, version, limits and the pages. Nothing here needs a model."""
+
+from functools import cache
+from importlib import metadata, resources
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from foreframe_server.errors import ModelFault, NotReady
+from foreframe_server.metrics import CONTENT_TYPE
+from foreframe_server.problems import MAX_PROBLEM_BYTES, MAX_REASONS
+from foreframe_server.routes.contents import PROBLEMS
+from foreframe_server.routes.host import host_of
+from foreframe_server.schemas import MAX_DEADLINE_MS, MAX_ENSEMBLE, MAX_STEPS, MIN_DEADLINE_MS, Health, Limits, Version
+
+router = APIRouter(tags=["operations"])
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "Cache-Control": "no-cache",
+}
+
+
+@router.get("/healthz", summary="Whether the process lives", responses=PROBLEMS)
+async def read_health(request: Request) -> Health:
+    """Live while the model is opening; a model that cannot be opened ends that."""
+    if host_of(request).has_failed:
+        raise ModelFault("The model could not be opened; the log says why.")
+    return Health(status="ok")
+
+
+@router.get("/readyz", summary="Whether predictions are answered", responses=PROBLEMS)
+async def read_readiness(request: Request) -> Health:
+    """Ready once the model is open and warm, and until the server stops."""
+    if not host_of(request).is_ready:
+        raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+    return Health(status="ready")
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def read_metrics(request: Request) -> Response:
+    """Write every series."""
+    return Response(host_of(request).metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
+
+
+@router.get("/version", summary="Which server this is")
+async def read_version() -> Version:
+    """Name the installed version."""
+    return Version(version=_installed_version())
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("foreframe")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@router.get("/v1/limits", summary="The bounds that the door enforces")
+async def read_limits(request: Request) -> Limits:
+    """List the bounds of this server; a model's own are in its contract."""
+    settings = host_of(request).settings
+    return Limits(
+        max_body_bytes=settings.http.max_body_bytes,
+        body_timeout_s=settings.http.body_timeout_s,
+        max_json_values=settings.limits.max_json_values,
+        max_picture_pixels=settings.limits.max_picture_pixels,
+        max_ensemble_size=MAX_ENSEMBLE,
+        max_steps=MAX_STEPS,
+        min_deadline_ms=MIN_DEADLINE_MS,
+        max_deadline_ms=MAX_DEADLINE_MS,
+        max_error_bytes=MAX_PROBLEM_BYTES,
+        max_errors=MAX_REASONS,
+    )
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def read_openapi(request: Request) -> JSONResponse:
+    """Send the OpenAPI document, which takes a while to write the first time."""
+    return JSONResponse(await host_of(request).compute(request.app.openapi))
+
+
+@router.get("/docs", include_in_schema=False)
+async def read_docs() -> HTMLResponse:
+    """Send the page that renders the OpenAPI document; it loads nothing from elsewhere."""
+    return HTMLResponse(_page("docs.html"), headers=_PAGE_HEADERS)
+
+
+@router.get("/", include_in_schema=False)
+async def read_start() -> HTMLResponse:
+    """Send the start page."""
+    return HTMLResponse(_page("index.html"), headers=_PAGE_HEADERS)
+
+
+@cache
+def _page(name: str) -> str:
+    return resources.files("foreframe_server").joinpath("pages", name).read_text(encoding="utf-8")

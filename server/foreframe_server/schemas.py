@@ -1,0 +1,432 @@
+"""The wire's requests and replies as pydantic models; the OpenAPI document is made from them.
+
+They check names, types and bounds that hold for every model. What depends on a contract (frame counts, picture sizes,
+state widths) is checked by `codec`, which also reads the pixels and numbers that stay opaque here.
+"""
+
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PlainValidator, WithJsonSchema
+
+from foreframe_engines import EnsembleSpec, NoisePlan, OnDeadline, Priority, Reducer, Strategy
+from foreframe_server.calls import CachePolicy, CacheResult
+
+MAX_SEED = 2**53 - 1
+MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 600_000
+MAX_ENSEMBLE = 32
+MAX_STEPS = 1000
+MAX_CAMERAS = 8
+
+_BLOB_SCHEMA = {"type": "string", "contentEncoding": "base64"}
+_ARRAY_NOTE = "With application/msgpack also one array map (`__ndarray__`, `data`, `dtype`, `shape`)."
+_FRAMES_SCHEMA = {
+    "type": "array",
+    "items": _BLOB_SCHEMA,
+    "description": f"Pictures, oldest first, one a context frame. {_ARRAY_NOTE} uint8 `t h w 3`.",
+}
+_ROWS_SCHEMA = {
+    "type": "array",
+    "items": {"type": "array", "items": {"type": "number"}},
+    "description": f"Rows of numbers in physical units. {_ARRAY_NOTE} float32 or float64 `t d`.",
+}
+
+
+def _pass(value: object) -> object:
+    return value
+
+
+def _check_frame_choice(value: object) -> object:
+    if value in ("last", "all") and isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise ValueError('must be "last", "all" or a list of frame numbers from 1')
+    if not all(type(index) is int and index >= 1 for index in value):
+        raise ValueError("frame numbers are whole numbers from 1")
+    if any(later <= earlier for earlier, later in pairwise(value)):
+        raise ValueError("frame numbers must rise, each once")
+    return value
+
+
+_TENSOR_SCHEMA = {
+    "type": "object",
+    "description": "An array: dtype, shape and its bytes in C order. With application/msgpack an array map.",
+    "properties": {
+        "dtype": {"type": "string", "enum": ["|u1", "<f4"]},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "data": _BLOB_SCHEMA,
+    },
+    "required": ["dtype", "shape", "data"],
+}
+Scalar = str | int | FiniteFloat | bool | None
+Frames = Annotated[object, PlainValidator(_pass), WithJsonSchema(_FRAMES_SCHEMA)]
+Blob = Annotated[object, PlainValidator(_pass), WithJsonSchema(_BLOB_SCHEMA)]
+Tensor = Annotated[object, PlainValidator(_pass), WithJsonSchema(_TENSOR_SCHEMA)]
+Rows = Annotated[object, PlainValidator(_pass), WithJsonSchema(_ROWS_SCHEMA)]
+FrameChoice = Annotated[
+    Literal["last", "all"] | list[int],
+    PlainValidator(_check_frame_choice),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": ["last", "all"]},
+                {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class Encoding(StrEnum):
+    """How the frames of a request are written."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    RAW_RGB8 = "raw_rgb8"
+    MP4 = "mp4"
+
+
+class PictureEncoding(StrEnum):
+    """How the frames of a reply are written: lossless, small, plain bytes `h w 3`, or one clip."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    RAW = "raw"
+    MP4 = "mp4"
+
+
+class VarianceDetail(StrEnum):
+    """How much of the members' variance comes back."""
+
+    NONE = "none"
+    SUMMARY = "summary"
+    MAP = "map"
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class CameraClip(_Request):
+    """What one camera saw: `frames`, or `data` for one mp4 clip or for all raw frames in one piece."""
+
+    encoding: Annotated[Encoding, Field(strict=False)] | None = Field(
+        default=None, description="May be left out when frames are an array."
+    )
+    frames: Frames | None = None
+    data: Blob | None = None
+    width: int | None = Field(default=None, ge=1, le=16384, description="Pixels; needed for raw_rgb8 bytes.")
+    height: int | None = Field(default=None, ge=1, le=16384, description="Pixels; needed for raw_rgb8 bytes.")
+    resize: Literal["pad"] | None = Field(
+        default=None, description="Scale pictures of another size to fit and fill up with black, with a warning."
+    )
+
+
+class ObservedState(_Request):
+    """The states that belong to the context frames, in physical units."""
+
+    schema_name: str | None = Field(default=None, alias="schema", max_length=128)
+    values: Rows
+    units: list[str] | None = Field(
+        default=None, max_length=1024, description="The unit of each number; must equal the schema's."
+    )
+
+
+class Observation(_Request):
+    """What the robot saw and did up to now."""
+
+    cameras: dict[str, CameraClip] = Field(max_length=MAX_CAMERAS)
+    state: ObservedState
+
+
+class FutureStates(_Request):
+    """What the robot would do: row k conditions predicted frame k, from 1."""
+
+    kind: Literal["state"] = "state"
+    values: Rows
+
+
+class EnsembleRequest(_Request):
+    """How many draws, and what becomes of them."""
+
+    size: int = Field(default=EnsembleSpec().size, ge=1, le=MAX_ENSEMBLE)
+    reducer: Annotated[Reducer, Field(strict=False)] = EnsembleSpec().reducer
+    noise: Annotated[NoisePlan, Field(strict=False)] = EnsembleSpec().noise
+    tolerance: None = Field(default=None, description="Not offered yet.")
+
+
+class SamplingRequest(_Request):
+    """How to draw. An absent seed is drawn and returned, absent steps are the model's."""
+
+    strategy: Annotated[Strategy, Field(strict=False)] = Strategy.SAMPLE
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    guidance: FiniteFloat = Field(default=1.0, description="Only 1.0 is offered yet.")
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+
+
+class ReturnRequest(_Request):
+    """What comes back. Pictures of a reply in JSON or msgpack have this encoding."""
+
+    encoding: Annotated[PictureEncoding, Field(strict=False)] = PictureEncoding.PNG
+    variance: Annotated[VarianceDetail, Field(strict=False)] = VarianceDetail.SUMMARY
+    members: bool = False
+    latents: bool = Field(default=False, description="Not offered yet.")
+
+
+class PredictionRequest(_Request):
+    """One observation and one future state sequence, for which frames are to be predicted."""
+
+    model: str | None = Field(default=None, max_length=128)
+    observation: Observation | None = None
+    observation_id: str | None = Field(default=None, max_length=128, description="Not offered yet.")
+    future: FutureStates
+    frames: FrameChoice = "all"
+    ensemble: EnsembleRequest = EnsembleRequest()
+    sampling: SamplingRequest = SamplingRequest()
+    deadline_ms: int | None = Field(
+        default=None, ge=MIN_DEADLINE_MS, le=MAX_DEADLINE_MS, description="Budget from the request's first byte."
+    )
+    on_deadline: Annotated[OnDeadline, Field(strict=False)] = OnDeadline.DEGRADE
+    stream_id: str | None = Field(
+        default=None, min_length=1, max_length=128, description="The newest of a stream supersedes queued older ones."
+    )
+    priority: Annotated[Priority, Field(strict=False)] = Priority.CONTROLLER
+    returns: ReturnRequest = Field(default=ReturnRequest(), alias="return")
+    cache: Annotated[CachePolicy, Field(strict=False)] = CachePolicy.USE
+    client_time: FiniteFloat | None = Field(default=None, description="Echoed.")
+    metadata: dict[str, Scalar] | None = Field(default=None, max_length=16, description="Echoed.")
+
+
+class StateCheckRequest(_Request):
+    """Rows of states to try against a schema."""
+
+    values: Rows
+
+
+class Warned(_Reply):
+    """Something that was changed or looks odd; the request was served all the same."""
+
+    code: str
+    pointer: str
+    message: str
+    sigma: float | None = Field(default=None, description="Distance from the training mean, in deviations.")
+
+
+class Picture(_Reply):
+    """One encoded picture, or one mp4 clip: base64 in JSON, bytes in msgpack."""
+
+    encoding: PictureEncoding
+    width: int
+    height: int
+    data: Blob
+
+
+class PredictedFrame(_Reply):
+    """One predicted frame, 1..H. `raw` images are arrays uint8 `h w 3`; with `mp4` the images stand in `video`."""
+
+    index: int
+    t_s: float = Field(description="Seconds after the last context frame.")
+    image: Picture | Tensor | None
+
+
+class Uncertainty(_Reply):
+    """How far the members spread. It is the sample spread of one checkpoint and is not calibrated.
+
+    `spread_per_frame` is in units where white is 1; it is empty and `map` null with fewer than two members.
+    """
+
+    source: Literal["sample_spread"] = "sample_spread"
+    members: int
+    spread_per_frame: list[float]
+    map: Tensor | None = Field(default=None, description="Variance `f h w` of the members, mean over RGB.")
+    verdict: Literal["uncalibrated"] = "uncalibrated"
+    trusted_horizon: None = Field(default=None, description="Null: this model has no calibration.")
+
+
+class EnsembleReply(_Reply):
+    """What the answer rests on."""
+
+    requested: int
+    members: int
+    from_cache: int
+    steps: int
+    strategy: Strategy
+    reducer: Reducer
+    noise: NoisePlan
+
+
+class DegradedReply(_Reply):
+    """How the answer is less than what was asked."""
+
+    members: int
+    steps: int
+    reason: str
+
+
+class TimingsReply(_Reply):
+    """Milliseconds of each stage; `step_batch_mean` is rows a forward, `cold` a first run."""
+
+    receive: float
+    decode: float
+    queue: float
+    encode: float
+    condition: float
+    denoise: float
+    latent_decode: float
+    reduce: float
+    respond: float
+    total: float
+    step_batch_mean: float
+    cold: bool
+
+
+class PredictionReply(_Reply):
+    """Predicted frames, how far the members spread, and what they cost."""
+
+    id: str
+    model: str
+    revision: str
+    frames: list[PredictedFrame]
+    video: Picture | None = Field(default=None, description="All frames as one mp4 when that encoding was asked.")
+    members: list[list[Picture]] | Tensor | None = Field(
+        default=None, description="Every draw, when asked or not reduced; `raw` is one array uint8 `k f h w 3`."
+    )
+    uncertainty: Uncertainty
+    ensemble: EnsembleReply
+    degraded: DegradedReply | None
+    deadline_met: bool
+    seed: int
+    determinism: str
+    cache: CacheResult
+    timings_ms: TimingsReply
+    warnings: list[Warned]
+    client_time: float | None = None
+    metadata: dict[str, Scalar] | None = None
+
+
+class CameraReply(_Reply):
+    """One camera of a contract: uint8 RGB `height width 3`."""
+
+    name: str
+    height: int
+    width: int
+
+
+class SamplerReply(_Reply):
+    """Defaults and limits of sampling."""
+
+    steps: int
+    max_steps: int
+    shift: float
+    max_ensemble_size: int
+
+
+class ModelContract(_Reply):
+    """What a model takes and gives. State row k belongs to frame k; a future row conditions the frame it belongs to."""
+
+    id: str
+    family: str
+    revision: str
+    description: str
+    cameras: list[CameraReply]
+    context_frames: int
+    horizon: int
+    fps: float
+    future_kind: Literal["state"] = "state"
+    state_schema: str
+    state_dim: int
+    alignment: Literal["state row k belongs to frame k"] = "state row k belongs to frame k"
+    sampler: SamplerReply
+    capabilities: list[str]
+    determinism: str
+
+
+class ModelList(_Reply):
+    """Every model that is loaded."""
+
+    models: list[ModelContract]
+
+
+class StateSchemaReply(_Reply):
+    """The state vector: one entry a dimension; `mean`, `std`, `low`, `high` are of the training data."""
+
+    name: str
+    dim: int
+    names: list[str]
+    units: list[str]
+    mean: list[float]
+    std: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class StateSchemaList(_Reply):
+    """Every state schema that a loaded model uses."""
+
+    state_schemas: list[StateSchemaReply]
+
+
+class StateCheckReply(_Reply):
+    """The rows fit the schema; what is odd about them stands in `warnings`."""
+
+    name: str
+    rows: int
+    dim: int
+    warnings: list[Warned]
+
+
+class Health(_Reply):
+    """Whether the process lives, and whether it can serve."""
+
+    status: Literal["ok", "ready"]
+
+
+class Version(_Reply):
+    """Which server this is."""
+
+    name: Literal["foreframe"] = "foreframe"
+    version: str
+
+
+class Limits(_Reply):
+    """The bounds that the door enforces; a model's own are in its contract."""
+
+    max_body_bytes: int
+    body_timeout_s: float
+    max_json_values: int
+    max_picture_pixels: int
+    max_ensemble_size: int
+    max_steps: int
+    min_deadline_ms: int
+    max_deadline_ms: int
+    max_error_bytes: int
+    max_errors: int
+
+
+class ProblemReason(_Reply):
+    """One thing wrong with a request."""
+
+    pointer: str
+    message: str
+    expected: str | None = None
+    received: str | None = None
+
+
+class Problem(_Reply):
+    """An error as RFC 9457 has it; it never repeats the input."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[ProblemReason]
+    retryable: bool
+    retry_after_ms: int | None

@@ -1,0 +1,118 @@
+"""Every setting of the server, read once from `FOREFRAME_*`. The only reader of the environment.
+
+A key in a group is written with two underscores: `FOREFRAME_HTTP__PORT=8080`. Unknown keys and bad values
+stop the start.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSettings
+
+PREFIX = "FOREFRAME_"
+_DELIMITER = "__"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a bad value; the message is one line for a person."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpSettings(_Group):
+    """The HTTP door."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Largest request body.")
+    body_timeout_s: float = Field(default=10.0, gt=0, description="Time for a whole request body to arrive.")
+    codec_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and write pictures.")
+    drain_s: float = Field(default=25.0, ge=0, description="Time for running requests to end at shutdown.")
+
+
+class EngineSettings(_Group):
+    """The model and what runs it."""
+
+    bundle: Path | None = Field(default=None, description="Folder of a model bundle; none is the built-in model.")
+    num_threads: int = Field(default=2, ge=1, le=256, description="Threads of one forward.")
+
+
+class SchedulerSettings(_Group):
+    """How much work may wait."""
+
+    max_pending_rows: int = Field(default=4096, ge=1, description="Solver steps of members that may wait.")
+
+
+class CacheSettings(_Group):
+    """The result cache."""
+
+    max_bytes: int = Field(default=256 * 2**20, ge=0, description="Memory of the in-process cache; 0 turns it off.")
+    ttl_s: float = Field(default=600.0, gt=0, description="Age at which an entry is forgotten.")
+    redis_url: SecretStr | None = Field(default=None, description="Shared cache, such as redis://127.0.0.1:6379/0.")
+    secret: SecretStr | None = Field(default=None, description="Key that signs entries of the shared cache.")
+
+
+class LimitSettings(_Group):
+    """Bounds on what one request may hold."""
+
+    max_json_values: int = Field(default=65_536, ge=256, description="Values in a JSON body; arrays go as msgpack.")
+    max_picture_pixels: int = Field(default=4 * 2**20, ge=1, description="Pixels of a picture that is to be padded.")
+
+
+class Settings(BaseSettings):
+    """Every setting, frozen. Build it with `read_settings` to get one clear line for a mistake."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=_DELIMITER, frozen=True, extra="forbid", validate_default=True
+    )
+
+    http: HttpSettings = HttpSettings()
+    engine: EngineSettings = EngineSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    cache: CacheSettings = CacheSettings()
+    limits: LimitSettings = LimitSettings()
+
+
+def read_settings(overrides: Mapping[str, Mapping[str, object]] | None = None) -> Settings:
+    """Read the settings from the environment, `overrides` (group to key to value) first.
+
+    Raises SettingsError with one line that names the key and never its value.
+    """
+    _refuse_unknown(os.environ)
+    try:
+        return Settings(**dict(overrides or {}))  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+    except UnreadableSettings as error:
+        raise SettingsError(f"{PREFIX}* holds a value that cannot be read: {error}") from None
+
+
+def setting_names() -> Iterator[str]:
+    """Name every environment key the server reads."""
+    for group, field in Settings.model_fields.items():
+        for key in _group_type(field.annotation).model_fields:
+            yield f"{PREFIX}{group}{_DELIMITER}{key}".upper()
+
+
+def _group_type(annotation: object) -> type[_Group]:
+    if not (isinstance(annotation, type) and issubclass(annotation, _Group)):
+        raise TypeError("a field of Settings is a group")
+    return annotation
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    known = set(setting_names())
+    unknown = sorted(key for key in environ if key.upper().startswith(PREFIX) and key.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {unknown[0]}; known are {', '.join(sorted(known))}")
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    key = _DELIMITER.join(str(part) for part in first["loc"]).upper()
+    return f"{PREFIX}{key}: {first['msg']}"

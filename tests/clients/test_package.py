@@ -1,0 +1,115 @@
+"""What the package promises without being called: Python 3.8, two dependencies, types, and an exact public list."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import foreframe_client
+
+PACKAGE = Path(foreframe_client.__file__).parent
+SOURCES = sorted(PACKAGE.glob("*.py"))
+SINCE_3_9 = {"removeprefix", "removesuffix", "to_thread", "nextafter", "lcm", "pairwise", "is_relative_to", "with_stem"}
+BUILTIN_GENERICS = {"dict", "frozenset", "list", "set", "tuple", "type"}
+
+
+def findings(source: str) -> list[str]:
+    """Say what in a source Python 3.8 cannot run."""
+    try:
+        tree = ast.parse(source, feature_version=(3, 8))
+    except SyntaxError as error:
+        return [str(error)]
+    found = [] if postpones_annotations(tree) else ["annotations are evaluated"]
+    for node in evaluated(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in BUILTIN_GENERICS:
+            found.append(f"line {node.lineno}: {node.value.id}[...]")
+        if isinstance(node, ast.Attribute) and node.attr in SINCE_3_9:
+            found.append(f"line {node.lineno}: {node.attr}")
+        if isinstance(node, ast.Call) and any(
+            keyword.arg in ("strict", "slots", "kw_only") for keyword in node.keywords
+        ):
+            found.append(f"line {node.lineno}: a keyword of a later Python")
+    return found
+
+
+def postpones_annotations(tree: ast.Module) -> bool:
+    has_code = any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.AnnAssign)) for node in ast.walk(tree))
+    future = (node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__")
+    return not has_code or any(alias.name == "annotations" for node in future for alias in node.names)
+
+
+def evaluated(tree: ast.AST):
+    """Walk what runs: everything but annotations."""
+    for name, value in ast.iter_fields(tree):
+        if name in ("annotation", "returns"):
+            continue
+        for node in value if isinstance(value, list) else [value]:
+            if isinstance(node, ast.AST):
+                yield node
+                yield from evaluated(node)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_every_module_is_written_for_python_3_8(path):
+    assert findings(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "match x:\n    case 1: pass",
+        "with (open(a) as b, open(c) as d):\n    pass",
+        "from __future__ import annotations\nNames = list[str]",
+        "def f(x: list[str]) -> None: ...",
+        "'a'.removeprefix('b')",
+        "zip(a, b, strict=True)",
+        "@dataclass(slots=True)\nclass A: ...",
+        "try:\n    pass\nexcept* ValueError:\n    pass",
+    ],
+)
+def test_a_later_construct_would_be_found(source):
+    assert findings(source) != []
+
+
+def test_modules_import_numpy_httpx_and_the_standard_library_only():
+    allowed = {"numpy", "httpx", "foreframe_client", "__future__"}
+    standard = getattr(sys, "stdlib_module_names", None)
+    if standard is None:
+        pytest.skip("this Python cannot list its standard library")
+    for path in SOURCES:
+        for node in evaluated_imports(ast.parse(path.read_text(encoding="utf-8"))):
+            assert node in allowed or node in standard, f"{path.name} imports {node}"
+
+
+def evaluated_imports(tree: ast.AST):
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+        else:
+            yield from evaluated_imports(node)
+
+
+def test_the_public_list_is_exact():
+    public = {name for name in vars(foreframe_client) if not name.startswith("_")} | {"__version__"}
+    assert set(foreframe_client.__all__) == public
+    assert foreframe_client.__all__ == sorted(foreframe_client.__all__)
+
+
+def test_types_are_shipped():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_the_readme_example_is_python_3_8_and_uses_public_names():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    tree = ast.parse(block, feature_version=(3, 8))
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert set(imported) <= set(foreframe_client.__all__)

@@ -1,0 +1,77 @@
+"""The OpenAPI document in the repository is the one the code makes, and says what the wire page promises."""
+
+import json
+import re
+
+import pytest
+
+from foreframe_server.app import OPENAPI_PATH, create_app, write_openapi
+from foreframe_server.schemas import PredictionReply, PredictionRequest
+from foreframe_server.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def document():
+    return create_app(Settings()).openapi()
+
+
+def test_the_document_in_the_repository_is_current(tmp_path):
+    fresh = tmp_path / "openapi.json"
+    write_openapi(fresh)
+
+    assert OPENAPI_PATH.read_text() == fresh.read_text(), "run: python -m foreframe_server.app openapi"
+
+
+def test_every_reference_leads_somewhere(document):
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+
+    assert names <= set(document["components"]["schemas"])
+    assert {"PredictionRequest", "PredictionReply", "Problem"} <= names
+
+
+def test_the_framework_s_own_error_page_is_not_promised(document):
+    assert "HTTPValidationError" not in json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/predictions",
+        "/v1/models",
+        "/v1/models/{id}",
+        "/v1/state-schemas",
+        "/v1/state-schemas/{name}",
+        "/v1/state-schemas/{name}/check",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/version",
+        "/v1/limits",
+    ],
+)
+def test_the_wire_s_paths_are_there(document, path):
+    assert path in document["paths"]
+
+
+def test_a_prediction_request_has_the_wire_s_fields():
+    assert {field.alias or name for name, field in PredictionRequest.model_fields.items()} == {
+        "model", "observation", "observation_id", "future", "frames", "ensemble", "sampling", "deadline_ms",
+        "on_deadline", "stream_id", "priority", "return", "cache", "client_time", "metadata",
+    }  # fmt: skip
+
+
+def test_a_prediction_reply_has_the_wire_s_fields():
+    assert {
+        "id", "model", "revision", "frames", "uncertainty", "ensemble", "degraded", "deadline_met", "seed",
+        "determinism", "cache", "timings_ms", "warnings",
+    } <= set(PredictionReply.model_fields)  # fmt: skip
+
+
+def test_predictions_take_and_give_what_the_wire_says(document):
+    operation = document["paths"]["/v1/predictions"]["post"]
+
+    assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"}
+    assert set(operation["responses"]["200"]["content"]) == {
+        "application/json", "application/msgpack", "video/mp4", "image/png", "image/webp",
+    }  # fmt: skip
+    assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}

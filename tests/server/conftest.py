@@ -1,0 +1,193 @@
+"""The server's core on a toy engine: queries, calls, a running worker, a gate that holds the device, a Redis."""
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog.testing
+
+from foreframe_engines import EnsembleSpec, NoisePlan, Priority, Query, Reducer, RolloutEngine, Sampling, Strategy
+from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_server.cache import ResultCache
+from foreframe_server.calls import CachePolicy, Call, OnDeadline
+from foreframe_server.metrics import Metrics
+from foreframe_server.scheduler import Scheduler
+from foreframe_server.service import PredictionService
+from foreframe_server.worker import EngineWorker
+
+PATIENCE_S = 20
+
+
+class Gate:
+    """A step hook that holds the device while it is closed."""
+
+    def __init__(self):
+        self.is_open = threading.Event()
+        self.is_open.set()
+        self.is_entered = threading.Event()
+        self.num_free_passes = 0
+
+    def __call__(self, rows):
+        if self.num_free_passes > 0:
+            self.num_free_passes -= 1
+            return
+        if not self.is_open.is_set():
+            self.is_entered.set()
+            assert self.is_open.wait(PATIENCE_S)
+
+    def close(self, after=0):
+        """Hold the device at the forward after the next `after` ones."""
+        self.num_free_passes = after
+        self.is_entered.clear()
+        self.is_open.clear()
+
+    def open(self):
+        self.is_open.set()
+
+
+class FakeClock:
+    """Time that only tests move."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@dataclass(frozen=True)
+class Core:
+    engine: RolloutEngine
+    scheduler: Scheduler
+    metrics: Metrics
+    worker: EngineWorker
+    cache: ResultCache
+    service: PredictionService
+
+    def count(self, name, **labels):
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def run_core(engine=None, *, max_pending_rows=4096, redis=None, clock=time.monotonic) -> AsyncIterator[Core]:
+    engine = engine or ToyRolloutEngine()
+    metrics = Metrics()
+    scheduler = Scheduler(max_rows=engine.contract.buckets[-1], max_pending_rows=max_pending_rows)
+    worker = EngineWorker(engine, scheduler, metrics, clock)
+    cache = ResultCache(metrics, redis=redis and redis(metrics))
+    service = PredictionService(worker, cache, metrics, engine, engine_fingerprint="toy cpu", clock=clock)
+    worker.start()
+    await worker.warm_up()
+    engine.calls.clear()
+    engine.step_rows.clear()
+    try:
+        yield Core(engine, scheduler, metrics, worker, cache, service)
+    finally:
+        await worker.stop(PATIENCE_S)
+        await service.close()
+        await cache.close()
+
+
+def build_query(
+    seed=0,
+    *,
+    content=None,
+    size=1,
+    steps=4,
+    strategy=Strategy.SAMPLE,
+    reducer=Reducer.MEAN,
+    noise=NoisePlan.ANTITHETIC,
+    frame_indices=(1, 4, 8),
+    priority=Priority.CONTROLLER,
+    stream_id=None,
+    model="toy",
+):
+    rng = np.random.default_rng(seed if content is None else content)
+    return Query(
+        model=model,
+        context=rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
+        states=rng.standard_normal((12, 3), dtype=np.float32),
+        frame_indices=frame_indices,
+        sampling=Sampling(strategy, steps, seed),
+        ensemble=EnsembleSpec(size, reducer, noise),
+        priority=priority,
+        stream_id=stream_id,
+    )
+
+
+def build_call(
+    *,
+    received_s=0.0,
+    deadline_s=None,
+    on_deadline=OnDeadline.DEGRADE,
+    cache=CachePolicy.USE,
+    is_disconnected=None,
+):
+    return Call("test", received_s, deadline_s, on_deadline, cache, is_disconnected)
+
+
+class RedisProcess:
+    """A Redis of the test's own on a free port, without root and without a file outside its folder."""
+
+    def __init__(self, folder: Path):
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert any("eady to accept connections" in line for line in self.process.stdout)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture(autouse=True)
+def logs():
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+@pytest.fixture
+def make_query():
+    return build_query
+
+
+@pytest.fixture
+def make_call():
+    return build_call
+
+
+@pytest.fixture
+def running():
+    return run_core
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def fake_clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def redis_server(tmp_path):
+    redis = RedisProcess(tmp_path)
+    yield redis
+    if redis.process.poll() is None:
+        redis.kill()

@@ -1,0 +1,97 @@
+import asyncio
+import threading
+
+import httpx
+import pytest
+import structlog
+
+from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_server.app import create_app
+from foreframe_server.settings import EngineSettings, Settings
+
+pytestmark = pytest.mark.anyio
+
+
+def client_of(app):
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://robot")
+
+
+async def test_health_answers_while_the_model_warms_up_and_readiness_waits():
+    warm = threading.Event()
+    engine = ToyRolloutEngine(step_hook=lambda rows: warm.wait(20))
+    app = create_app(Settings(), engine=engine)
+
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/readyz")).json()["code"] == "not_ready"
+        warm.set()
+        await app.state.starting
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_stopping_ends_readiness_and_closes_the_engine(serving, toy_request):
+    app = create_app(Settings(), engine=(engine := ToyRolloutEngine()))
+
+    async with serving(app) as client:
+        assert (await client.post("/v1/predictions", json=toy_request())).status_code == 200
+
+    assert engine.is_closed
+    async with client_of(app) as client:
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.post("/v1/predictions", json=toy_request())).json()["code"] == "not_ready"
+
+
+async def test_stopping_while_the_model_warms_up_ends_cleanly():
+    entered, warm = threading.Event(), threading.Event()
+
+    def hold(rows):
+        entered.set()
+        assert warm.wait(20)
+
+    app = create_app(Settings(), engine=(engine := ToyRolloutEngine(step_hook=hold)))
+
+    async with app.router.lifespan_context(app):
+        assert await asyncio.to_thread(entered.wait, 20)
+        asyncio.get_running_loop().call_later(0.01, warm.set)
+
+    assert engine.is_closed
+
+
+async def test_a_bundle_that_is_missing_ends_liveness_and_says_nothing_of_its_path(tmp_path):
+    settings = Settings(engine=EngineSettings(bundle=tmp_path / "planted"))
+    app = create_app(settings)
+
+    with structlog.testing.capture_logs() as lines:
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            await app.state.starting
+            health, readiness = await client.get("/healthz"), await client.get("/readyz")
+
+    assert (health.status_code, readiness.status_code) == (500, 503)
+    assert "planted" not in health.text + readiness.text
+    assert "the model could not be started" in [line["event"] for line in lines]
+
+
+async def test_equal_requests_are_served_from_the_cache(client, engine, toy_request):
+    first = (await client.post("/v1/predictions", json=toy_request())).json()
+    num_steps = engine.calls["step"]
+    second = (await client.post("/v1/predictions", json=toy_request())).json()
+
+    assert (first["cache"], second["cache"]) == ("miss", "hit")
+    assert second["frames"] == first["frames"]
+    assert second["ensemble"]["from_cache"] == 1
+    assert engine.calls["step"] == num_steps
+
+
+async def test_a_shared_cache_that_is_not_there_changes_nothing(serving, toy_request, monkeypatch):
+    monkeypatch.setenv("FOREFRAME_CACHE__REDIS_URL", "redis://127.0.0.1:1/0")
+
+    async with serving(create_app(Settings(), engine=ToyRolloutEngine())) as client:
+        reply = await client.post("/v1/predictions", json=toy_request())
+
+    assert (reply.status_code, reply.json()["cache"]) == (200, "unavailable")
+
+
+async def test_a_path_is_not_guessed(client):
+    assert (await client.get("/healthz/")).json()["code"] == "not_found"
+    wrong = await client.put("/v1/models")
+    assert (wrong.status_code, wrong.json()["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "GET")

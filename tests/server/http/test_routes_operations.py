@@ -1,0 +1,62 @@
+import re
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_health_readiness_version_and_limits_answer(client):
+    assert (await client.get("/healthz")).json() == {"status": "ok"}
+    assert (await client.get("/readyz")).json() == {"status": "ready"}
+    assert (await client.get("/version")).json()["name"] == "foreframe"
+    assert (await client.get("/v1/limits")).json()["max_body_bytes"] == 16 * 2**20
+
+
+async def test_metrics_count_requests_by_template_and_never_by_path(client, toy_request):
+    await client.post("/v1/predictions", json=toy_request())
+    await client.get("/v1/models/toy")
+    await client.get("/v1/models/planted")
+    before = {line.split(" ")[0] for line in (await client.get("/metrics")).text.splitlines()}
+
+    for index in range(50):
+        await client.get(f"/planted-{index}")
+        await client.get(f"/v1/models/planted-{index}")
+    text = (await client.get("/metrics")).text
+
+    assert 'foreframe_requests_total{code="ok",route="/v1/predictions"} 1.0' in text
+    assert 'route="/v1/models/{id}"' in text
+    assert "planted" not in text
+    new = {line.split(" ")[0] for line in text.splitlines()} - before
+    assert {re.sub(r".*route=\"([^\"]*)\".*", r"\1", series) for series in new} <= {"other", "/metrics"}
+
+
+async def test_every_stage_of_a_prediction_is_measured(client, toy_request):
+    await client.post("/v1/predictions", json=toy_request())
+
+    text = (await client.get("/metrics")).text
+
+    for stage in ("receive", "decode", "denoise", "respond", "total"):
+        assert f'foreframe_stage_seconds_count{{stage="{stage}"}} 1.0' in text
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_pages_load_nothing_from_elsewhere(client, path):
+    reply = await client.get(path)
+
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert not re.search(r"https?://|//[a-z]+\.|@import|src=", reply.text)
+
+
+async def test_pages_never_write_markup_from_data(client):
+    for path in ("/", "/docs"):
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", (await client.get(path)).text
+        )
+
+
+async def test_the_start_page_links_what_answers(client):
+    links = re.findall(r'href="([^"]+)"', (await client.get("/")).text)
+
+    assert {"/docs", "/healthz", "/v1/models"} <= set(links)
+    assert [(await client.get(link)).status_code for link in links] == [200] * len(links)
