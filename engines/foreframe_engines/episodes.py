@@ -8,6 +8,7 @@ Equal episodes give equal bytes, so a data set can be compared by digest.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from foreframe_engines.errors import DatasetError
 FORMAT = "foreframe-episodes/1"
 FIRST_VALIDATION_SEED = 7_000_000
 FIRST_TEST_SEED = 8_000_000
+
+_DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged or foreign file raises."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,10 +89,10 @@ def save_episode(folder: Path, episode: Episode) -> Path:
 def load_episode(path: Path) -> Episode:
     """Read one episode. Raises DatasetError when the file is not one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             metadata = json.loads(str(file["metadata"]))
             episode = Episode(metadata["seed"], file["frames"], file["states"], file["masks"], metadata)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DatasetError(f"{path.name} is not an episode: {error}") from error
     if not len(episode.frames) == len(episode.states) == len(episode.masks):
         raise DatasetError(f"{path.name}: frames, states and masks differ in length")
@@ -99,9 +103,12 @@ def episode_paths(folder: Path) -> list[Path]:
     """List a data set's episodes in seed order. Raises DatasetError when there are none."""
     if not (folder / "dataset.json").is_file():
         raise DatasetError(f"{folder} holds no dataset.json; make one with `foreframe world generate --out {folder}`")
-    card = json.loads((folder / "dataset.json").read_text())
-    if card.get("format") != FORMAT:
-        raise DatasetError(f"{folder}: format {card.get('format')!r} is not {FORMAT!r}")
+    try:
+        card = json.loads((folder / "dataset.json").read_text())
+    except ValueError as error:
+        raise DatasetError(f"{folder}: dataset.json is not JSON: {error}") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise DatasetError(f"{folder}: dataset.json is not of format {FORMAT!r}")
     paths = sorted(path for path in folder.glob("episode_*.npz") if ".partial" not in path.name)
     if not paths:
         raise DatasetError(f"{folder} holds no episodes")
@@ -130,10 +137,10 @@ def save_clips(file: BinaryIO, chosen: Sequence[Clip]) -> None:
 def load_clips(path: Path) -> list[Clip]:
     """Read a file of clips. Raises DatasetError when it is not one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             rows = zip(file["seeds"], file["starts"], file["frames"], file["states"], file["masks"], strict=True)
             return [Clip(int(seed), int(start), frames, states, masks) for seed, start, frames, states, masks in rows]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DatasetError(f"{path.name} is not a file of clips: {error}") from error
 
 

@@ -1,0 +1,70 @@
+"""A bundle's architecture as JSON, and back: the configurations of its two models. Knows no weights.
+
+Reading is strict: an unknown or missing key or another type raises BundleError naming the key.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, get_args, get_origin, get_type_hints
+
+from foreframe_engines.errors import BundleError
+from foreframe_engines.strict_json import Json, JsonRecord, parse_json
+from foreframe_models.autoencoder import AutoencoderConfig
+from foreframe_models.rollout import RolloutConfig
+
+MODEL_FILE = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Everything that is needed to build a rollout bundle's modules anew."""
+
+    rollout: RolloutConfig
+    autoencoder: AutoencoderConfig
+
+
+def config_to_json(config: ModelConfig) -> str:
+    """Write the text of `model.json`."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def config_from_json(text: str) -> ModelConfig:
+    """Read the text of `model.json`. Raises BundleError naming the key that is wrong."""
+    return _read_config(ModelConfig, parse_json(text, MODEL_FILE), MODEL_FILE)
+
+
+def _read_config(kind: Any, value: Json, where: str) -> Any:  # noqa: ANN401 - any dataclass of plain values
+    hints = get_type_hints(kind)
+    record = JsonRecord(value, where, [field.name for field in fields(kind)])
+    return kind(**{name: _read_value(hints[name], record.value(name), record.at(name)) for name in hints})
+
+
+def _read_value(kind: Any, value: Json, where: str) -> object:  # noqa: ANN401 - a type or a generic alias
+    if get_origin(kind) is tuple:
+        return _read_tuple(get_args(kind), value, where)
+    if is_dataclass(kind):
+        return _read_config(kind, value, where)
+    if issubclass(kind, StrEnum):
+        return _read_choice(kind, value, where)
+    if type(value) is int and kind is float:
+        return float(value)
+    if type(value) is not kind:
+        raise BundleError(f"{where}: expected {kind.__name__}")
+    return value
+
+
+def _read_tuple(kinds: tuple[Any, ...], value: Json, where: str) -> tuple[object, ...]:
+    if not isinstance(value, list):
+        raise BundleError(f"{where}: expected a list")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise BundleError(f"{where}: expected {len(kinds)} values")
+    return tuple(_read_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+
+
+def _read_choice(kind: type[StrEnum], value: Json, where: str) -> StrEnum:
+    if value not in list(kind):
+        raise BundleError(f"{where}: expected one of {', '.join(kind)}")
+    return kind(str(value))

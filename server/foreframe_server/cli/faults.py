@@ -1,0 +1,70 @@
+"""What is wrong outside this program, said in one line: exit code 3. Bugs keep their traceback."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+EXIT_CODE = 3
+
+
+class Fault(Exception):
+    """A model, data, a setting or the machine is not as a command needs it; the message is one line for a person."""
+
+
+class FaultLine(TyperGroup):
+    """A group whose commands end with one line on standard error instead of the traceback of a known fault."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer keeps the context's class to itself
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            line = fault_line(error)
+            if line is None:
+                raise
+            typer.echo(f"foreframe: {line}", err=True)
+            raise typer.Exit(EXIT_CODE) from error
+
+
+def fault_line(error: Exception) -> str | None:
+    """Say a known fault in one line, None for anything else."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    if isinstance(error, _known_errors()):
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _known_errors() -> tuple[type[Exception], ...]:
+    from foreframe_engines import EngineError
+    from foreframe_server.settings import SettingsError
+
+    known: tuple[type[Exception], ...] = (Fault, EngineError, SettingsError)
+    try:
+        from foreframe_client import ForeframeError
+    except ModuleNotFoundError:
+        return known
+    return (*known, ForeframeError)
+
+
+@contextlib.contextmanager
+def needs(package: str, remedy: str) -> Iterator[None]:
+    """Turn a missing package, imported inside, into a Fault that says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Fault(f"{package} is not installed ({error.name} is missing); run `{remedy}`") from error
+
+
+def needs_client() -> contextlib.AbstractContextManager[None]:
+    """Name the client's package when it is missing."""
+    return needs("the foreframe client", "pip install foreframe-client")
+
+
+def needs_torch() -> contextlib.AbstractContextManager[None]:
+    """Name the extra that brings torch when it is missing."""
+    return needs("torch", "pip install 'foreframe[models]'")

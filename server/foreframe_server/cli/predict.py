@@ -1,0 +1,134 @@
+"""`foreframe predict`: one recorded window, predicted here or by a server, as a picture or a film."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from foreframe_engines import EnsembleSpec, Prediction, Query, Sampling, Strategy, sample
+from foreframe_engines.episodes import Clip
+from foreframe_server.cli.clips import read_clip
+from foreframe_server.cli.console import print_json, print_pretty, table_of
+from foreframe_server.cli.facts import ModelFacts, open_engine
+from foreframe_server.cli.faults import Fault
+from foreframe_server.cli.remote import connected, predict_over, read_facts
+from foreframe_server.codec.pictures import encode_png
+from foreframe_server.codec.video import encode_mp4
+from foreframe_server.evaluation import Predict, psnr, squared_errors
+from foreframe_server.pictures import Drawing, film, strip
+from foreframe_server.settings import Settings
+
+_FILM_FPS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which window of a recording to predict, and how; `steps` None leaves them to the model."""
+
+    recording: Path
+    start: int
+    strategy: str
+    size: int
+    steps: int | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outcome:
+    facts: ModelFacts
+    clip: Clip
+    prediction: Prediction
+    elapsed_ms: float
+
+
+def predict_recording(wish: Wish, settings: Settings, url: str | None, out: Path, *, is_json: bool) -> None:
+    """Predict, write the picture or film and print a summary.
+
+    Raises DatasetError, BundleError, Fault or ForeframeError.
+    """
+    outcome = _predict_here(wish, settings) if url is None else _predict_there(wish, url)
+    _write(out, outcome)
+    summary = {**_summary(outcome), "out": str(out)}
+    if is_json:
+        print_json(summary)
+    else:
+        print_pretty(table_of(summary, f"{outcome.facts.model} {outcome.facts.revision}"))
+
+
+def _predict_here(wish: Wish, settings: Settings) -> _Outcome:
+    with closing(open_engine(settings)) as engine:
+        return _predict(wish, ModelFacts.of(engine.contract), partial(sample, engine))
+
+
+def _predict_there(wish: Wish, url: str) -> _Outcome:
+    with connected(url) as client:
+        return _predict(wish, read_facts(client), partial(predict_over, client))
+
+
+def _predict(wish: Wish, facts: ModelFacts, predict: Predict) -> _Outcome:
+    clip = read_clip(wish.recording, facts, wish.start)
+    query = _query(wish, facts, clip)
+    started = time.perf_counter()
+    prediction = predict(query)
+    return _Outcome(facts, clip, prediction, (time.perf_counter() - started) * 1000)
+
+
+def _query(wish: Wish, facts: ModelFacts, clip: Clip) -> Query:
+    strategy = Strategy(wish.strategy)
+    steps = 1 if strategy is Strategy.POSTERIOR_MEAN else wish.steps or facts.steps
+    if wish.size > facts.max_ensemble_size or steps > facts.max_steps:
+        raise Fault(f"{facts.model} takes at most {facts.max_ensemble_size} samples of {facts.max_steps} steps")
+    return Query(
+        model=facts.model,
+        context=clip.frames[: facts.context_frames],
+        states=clip.states,
+        frame_indices=tuple(range(1, facts.horizon + 1)),
+        sampling=Sampling(strategy, steps, wish.seed),
+        ensemble=EnsembleSpec(wish.size),
+    )
+
+
+def _write(out: Path, outcome: _Outcome) -> None:
+    prediction, fps = outcome.prediction, outcome.facts.fps
+    is_ensemble = prediction.num_members > 1
+    drawing = Drawing(
+        outcome.clip,
+        _label(prediction),
+        prediction.frames,
+        prediction.members[0] if is_ensemble else None,
+        prediction.variance if is_ensemble else None,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".mp4":
+        out.write_bytes(encode_mp4(film([drawing], fps=fps), _FILM_FPS))
+    else:
+        title = f"{outcome.facts.model}: episode {outcome.clip.seed}, frame {outcome.clip.start}"
+        out.write_bytes(encode_png(strip(drawing, fps=fps, title=title)))
+
+
+def _label(prediction: Prediction) -> str:
+    if prediction.sampling.strategy is Strategy.POSTERIOR_MEAN:
+        return "posterior mean"
+    return f"mean of {prediction.num_members}" if prediction.num_members > 1 else "one sample"
+
+
+def _summary(outcome: _Outcome) -> dict[str, object]:
+    prediction, facts = outcome.prediction, outcome.facts
+    context, truth = np.split(outcome.clip.frames, [facts.context_frames])
+    spread = prediction.spread_per_frame[-1] * 255 if prediction.num_members > 1 else None
+    return {
+        "model": facts.model,
+        "revision": facts.revision,
+        "prediction": _label(prediction),
+        "members": prediction.num_members,
+        "steps": prediction.sampling.steps,
+        "seed": prediction.sampling.seed,
+        "frames": len(prediction.frames),
+        "psnr_last": psnr(squared_errors(prediction.frames, truth)[-1:]),
+        "psnr_copy_last": psnr(squared_errors(context[-1], truth)[-1:]),
+        "spread_last_grey_levels": None if spread is None else round(spread, 2),
+        "elapsed_ms": round(outcome.elapsed_ms, 1),
+    }

@@ -1,0 +1,24 @@
+"""`foreframe serve`: a server that says where it answers."""
+
+from foreframe_engines import Contract
+from foreframe_server.cli.console import print_json, print_note, print_pretty
+from foreframe_server.cli.serving import serve_until_stopped
+from foreframe_server.log import configure_logging
+from foreframe_server.settings import Settings
+
+
+def serve_model(settings: Settings, *, is_json: bool) -> None:
+    """Serve until a signal. Raises BundleError for a bad model, Fault for a taken port."""
+    configure_logging(is_json=is_json)
+
+    def announce(address: str, contract: Contract) -> None:
+        if is_json:
+            print_json({"address": address, "model": contract.model, "revision": contract.revision})
+        else:
+            print_pretty(
+                f"[bold]{contract.model}[/] {contract.revision} answers at [bold]{address}[/] (Ctrl-C stops it)"
+            )
+
+    if not is_json:
+        print_note("opening the model ...")
+    serve_until_stopped(settings, announce)

@@ -1,0 +1,112 @@
+"""What the README claims runs: its code blocks, its settings, its numbers, its make targets."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foreframe_server.settings import Settings, setting_names
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = json.loads((ROOT / "docs" / "results" / "eve-tabletop.json").read_text(encoding="utf-8"))
+START_TIMEOUT_S = 60.0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def rows_under(heading: str) -> list[list[str]]:
+    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    command = [sys.executable, "-m", "foreframe_server", "serve", "--port", str(number)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_until_ready(number)
+            yield number
+        finally:
+            server.terminate()
+
+
+def wait_until_ready(port: int) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1.0) as reply:
+                if reply.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)  # a real process starts in real time
+    pytest.fail("the server did not become ready")
+
+
+def test_python_blocks_run(port, tmp_path):
+    assert blocks("python")
+    for block in blocks("python"):
+        code = block.replace("8000", str(port))
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "(8, 64, 64, 3)" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_shell_blocks_run(port, tmp_path):
+    assert blocks("bash")
+    for block in blocks("bash"):
+        script = "set -euo pipefail\n" + block.replace("8000", str(port))
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert '"frames"' in done.stdout
+        assert (tmp_path / "future.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_settings_table_is_the_settings():
+    written = {row[0].strip("`"): row[1].strip("`") for row in rows_under("Settings")}
+    defaults = {}
+    for name in setting_names():
+        group, key = name.removeprefix("FOREFRAME_").lower().split("__", 1)
+        value = getattr(getattr(Settings(), group), key)
+        defaults[name] = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    assert written == defaults
+
+
+def test_measured_numbers_are_the_committed_report():
+    claims = re.findall(r"(-?\d+\.?\d*) <!-- ([\w.]+) -->", README)
+    assert len(claims) >= 10
+    for number, path in claims:
+        value = RESULTS
+        for key in path.split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        decimals = len(number.partition(".")[2])
+        assert f"{value:.{decimals}f}" == number, path
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make (\w+)", README, flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    assert all(f"\n{target}:" in makefile for target in targets)

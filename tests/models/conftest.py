@@ -1,0 +1,162 @@
+"""Small models of the same architecture, and one bundle exported from them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from foreframe_engines import (
+    CameraSpec,
+    Contract,
+    EnsembleSpec,
+    Query,
+    Reducer,
+    SamplerSpec,
+    Sampling,
+    StateSchema,
+    StateStatistics,
+    Strategy,
+)
+from foreframe_models.autoencoder import AutoencoderConfig, FrameAutoencoder
+from foreframe_models.export import export_bundle
+from foreframe_models.rollout import RolloutConfig, RolloutModel, Target
+from foreframe_models.state_branch import StateBranchConfig
+from foreframe_models.wan import WanConfig
+
+torch.set_num_threads(1)
+
+CONTEXT, HORIZON, NUM_STATES, CHANNELS = 2, 4, 6, 8
+
+
+def small_config(*, is_residual: bool = True, is_mapped: bool = True, target: Target = Target.CLEAN) -> RolloutConfig:
+    return RolloutConfig(
+        transformer=WanConfig(
+            num_layers=2,
+            num_attention_heads=2,
+            attention_head_dim=24,
+            ffn_dim=64,
+            freq_dim=16,
+            text_dim=8,
+            in_channels=CHANNELS * (2 if is_residual else 1),
+            out_channels=CHANNELS,
+            patch_size=(2, 1, 1),
+        ),
+        state=StateBranchConfig(num_states=NUM_STATES, raw_states=(4, 5), hidden=16, strides=(2,), is_mapped=is_mapped),
+        context_latents=CONTEXT,
+        future_latents=HORIZON,
+        latent_size=(2, 2),
+        prompt_length=3,
+        is_residual=is_residual,
+        target=target,
+    )
+
+
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Move every parameter, so that zero-initialised paths count too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def small_model(seed: int = 0, **switches: object) -> RolloutModel:
+    torch.manual_seed(seed)
+    model = RolloutModel(small_config(**switches))  # type: ignore[arg-type]
+    randomise(model, seed)
+    with torch.no_grad():
+        model.prompt.normal_()
+    return model.eval()
+
+
+def small_autoencoder() -> FrameAutoencoder:
+    torch.manual_seed(1)
+    model = FrameAutoencoder(AutoencoderConfig(channels=CHANNELS, widths=(8, 16, 24), decoder_depth=1))
+    model.start_as_pca(torch.rand(64, 3, 16, 16) * 2 - 1)
+    randomise(model)
+    return model.eval()
+
+
+def small_statistics() -> StateStatistics:
+    ones = np.ones(NUM_STATES, np.float32)
+    return StateStatistics(0.25 * ones, 0.5 * ones, -3 * ones, 3 * ones, -2 * ones, 2 * ones)
+
+
+def small_contract() -> Contract:
+    statistics = small_statistics()
+    state = StateSchema(
+        name="six",
+        names=tuple(f"s{index}" for index in range(NUM_STATES)),
+        units=("rad",) * NUM_STATES,
+        mean=statistics.mean,
+        std=statistics.std,
+        low=statistics.low,
+        high=statistics.high,
+    )
+    return Contract(
+        model="small",
+        family="small",
+        revision="1",
+        description="A small model of the same architecture.",
+        cameras=(CameraSpec("head", 16, 16),),
+        context_frames=CONTEXT,
+        horizon=HORIZON,
+        fps=15.0,
+        state=state,
+        sampler=SamplerSpec(4, 16, 1.0, 1, 8),
+        latent_shape=(CHANNELS, 2, 2),
+        frames_per_latent=1,
+        capabilities=("predict",),
+        buckets=(1, 2, 4),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedBundle:
+    """A bundle's folder and the models it was made from, which the export rounded to float16."""
+
+    folder: Path
+    autoencoder: FrameAutoencoder
+    rollout: RolloutModel
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedBundle:
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    autoencoder, rollout = small_autoencoder(), small_model()
+    statistics = small_statistics()
+    rollout.states_mean.copy_(torch.from_numpy(statistics.mean))
+    rollout.states_std.copy_(torch.from_numpy(statistics.std))
+    extra = {"README.md": b"# small\n"}
+    export_bundle(folder, autoencoder, rollout, small_contract(), statistics, extra_files=extra)
+    return ExportedBundle(folder, autoencoder, rollout)
+
+
+ModelFactory = Callable[..., RolloutModel]
+
+
+@pytest.fixture
+def make_model() -> ModelFactory:
+    """Make a small model with every parameter moved away from its start; switches as in `small_config`."""
+    return small_model
+
+
+@pytest.fixture
+def make_config() -> Callable[..., RolloutConfig]:
+    return small_config
+
+
+@pytest.fixture
+def query() -> Query:
+    rng = np.random.default_rng(5)
+    return Query(
+        model="small",
+        context=rng.integers(0, 256, (CONTEXT, 16, 16, 3), dtype=np.uint8),
+        states=rng.standard_normal((CONTEXT + HORIZON, NUM_STATES), dtype=np.float32),
+        frame_indices=tuple(range(1, HORIZON + 1)),
+        sampling=Sampling(Strategy.SAMPLE, 4, seed=3),
+        ensemble=EnsembleSpec(3, Reducer.NONE),
+    )

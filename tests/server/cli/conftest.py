@@ -1,0 +1,76 @@
+"""The command line in this process, on a recording of the toy's size or on the built-in model."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from foreframe_engines import builtin_bundle
+from foreframe_engines.episodes import Clip, Episode, save_episode, write_dataset_card
+from foreframe_server.cli import app
+from foreframe_server.settings import PREFIX
+
+
+@pytest.fixture(autouse=True)
+def clean_machine(monkeypatch, tmp_path):
+    """No settings from outside, files in a folder of the test's own, and this process keeps its logging."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(structlog, "configure", lambda **_: None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def run_json(run):
+    """Run a command that must succeed; standard output must be one JSON object and nothing else."""
+
+    def invoke(*arguments):
+        result = run(*arguments, "--json")
+        assert result.exit_code == 0, result.stderr
+        record = json.loads(result.stdout)
+        assert isinstance(record, dict)
+        return record
+
+    return invoke
+
+
+@pytest.fixture
+def clips_file():
+    return builtin_bundle() / "clips.npz"
+
+
+def write_episodes(folder, seeds, *, num_frames=16, size=64):
+    """Write a data set of noise with the built-in model's 25 states."""
+    names = [f"state_{index}" for index in range(25)]
+    write_dataset_card(folder, world="noise", fps=15, state_names=names, labels={"ball": 1})
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        frames = rng.integers(0, 256, (num_frames, size, size, 3), dtype=np.uint8)
+        states = rng.standard_normal((num_frames, 25), dtype=np.float32)
+        masks = np.zeros(frames.shape[:3], np.uint8)
+        save_episode(folder, Episode(seed, frames, states, masks, {}))
+    return folder
+
+
+@pytest.fixture
+def episodes():
+    return write_episodes
+
+
+@pytest.fixture
+def toy_clip():
+    """A clip of the toy engine's size, with a seed of the test split."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    return Clip(8_000_007, 30, frames, rng.standard_normal((12, 3), dtype=np.float32), np.zeros((12, 8, 8), np.uint8))
