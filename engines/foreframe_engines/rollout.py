@@ -6,7 +6,6 @@ Rows of a step, and frames of a decode, are cut into forwards of a few fixed siz
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -138,12 +137,11 @@ class GraphRolloutEngine:
         return _sole_output(self._sessions[graph], padded)[:num_rows]
 
 
-def open_rollout_engine(bundle_path: Path, *, num_threads: int) -> GraphRolloutEngine:
-    """Open a bundle on ONNX Runtime's CPU provider: fp32, identical bytes whatever shares a step.
+def open_rollout_engine(bundle: Bundle, *, num_threads: int) -> GraphRolloutEngine:
+    """Run a bundle on ONNX Runtime's CPU provider: fp32, identical bytes whatever shares a step.
 
-    Raises BundleError when the bundle is damaged, RuntimeUnavailable without ONNX Runtime.
+    Raises BundleError when a graph is not what the contract says, RuntimeUnavailable without ONNX Runtime.
     """
-    bundle = Bundle.open(bundle_path)
     sessions = {graph: OrtSession(bundle.graph_path(graph), num_threads=num_threads) for graph in GRAPHS}
     for graph, session in sessions.items():
         _check_tensors(graph, session, bundle.contract)

@@ -179,8 +179,8 @@ class StepRow:
 class Prediction:
     """What goes back: the reduced frames, every member, and how far the members spread.
 
-    frames: uint8 RGB, the reducer's answer (of member 0 for `none`). variance: mean over RGB of the members'
-    sample variance, in units where white is 1. `spread_per_frame` is its root mean per frame.
+    frames: uint8 RGB, the reducer's answer (of member 0 for `none`). variance: estimated from
+    the members, mean over RGB, in units where white is 1. `spread_per_frame` is its root mean per frame.
     """
 
     frame_indices: tuple[int, ...]

@@ -1,0 +1,1 @@
+"""The service: doors, scheduling, caching and the command line around one engine."""

@@ -15,8 +15,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from foreframe_engines import Bundle, RolloutEngine, builtin_bundle
-from foreframe_engines.rollout import open_rollout_engine
+from foreframe_engines import Bundle, RolloutEngine, builtin_bundle, open_rollout_engine
 from foreframe_server.cache import RedisTier, ResultCache
 from foreframe_server.metrics import Metrics
 from foreframe_server.middleware import BodyBounds, RequestLog
@@ -146,9 +145,8 @@ async def _start(host: Host, running: _Running, engine: RolloutEngine | None) ->
 def _open_engine(settings: EngineSettings, given: RolloutEngine | None) -> _OpenedEngine:
     if given is not None:
         return _OpenedEngine(given, f"{given.contract.model} {given.contract.revision}")
-    path = settings.bundle or builtin_bundle()
-    digest = Bundle.open(path).digest
-    return _OpenedEngine(open_rollout_engine(path, num_threads=settings.num_threads), digest)
+    bundle = Bundle.open(settings.bundle or builtin_bundle())
+    return _OpenedEngine(open_rollout_engine(bundle, num_threads=settings.num_threads), bundle.digest)
 
 
 async def _stop(host: Host, running: _Running, starting: asyncio.Task[None]) -> None:

@@ -76,7 +76,7 @@ def is_invariant(engine: RolloutEngine, queries: Sequence[Query]) -> bool:
 
 @pytest.fixture(params=[1, 2, 4])
 def ort_engine(request: pytest.FixtureRequest, golden_bundle: Path) -> Iterator[GraphRolloutEngine]:
-    engine = open_rollout_engine(golden_bundle, num_threads=request.param)
+    engine = open_rollout_engine(Bundle.open(golden_bundle), num_threads=request.param)
     yield engine
     engine.close()
 
@@ -119,7 +119,7 @@ def test_a_graph_that_leaks_is_caught_where_rows_share_a_forward(leaky_bundle: P
 
 
 def test_even_a_graph_that_leaks_gives_equal_bytes_on_the_cpu(leaky_bundle: Path, make_query: MakeQuery) -> None:
-    engine = open_rollout_engine(leaky_bundle, num_threads=2)
+    engine = open_rollout_engine(Bundle.open(leaky_bundle), num_threads=2)
     assert is_invariant(engine, mixed_queries(make_query))
     engine.close()
 

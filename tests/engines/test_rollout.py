@@ -88,7 +88,7 @@ def sessions(golden_bundle: Path) -> dict[str, RecordingSession]:
 
 @pytest.fixture
 def engine(golden_bundle: Path) -> Iterator[GraphRolloutEngine]:
-    engine = open_rollout_engine(golden_bundle, num_threads=2)
+    engine = open_rollout_engine(Bundle.open(golden_bundle), num_threads=2)
     yield engine
     engine.close()
 
@@ -202,7 +202,7 @@ def rewrite_contract(folder: Path, contract: Contract) -> None:
 def test_several_frames_a_latent_are_refused_at_open(bundle_folder: Path) -> None:
     rewrite_contract(bundle_folder, replace(toy_contract(), frames_per_latent=4))
     with pytest.raises(BundleError, match="frames_per_latent: 4"):
-        open_rollout_engine(bundle_folder, num_threads=1)
+        open_rollout_engine(Bundle.open(bundle_folder), num_threads=1)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_graphs_that_do_not_fit_the_contract_are_refused_at_open(
 ) -> None:
     rewrite_contract(bundle_folder, replace(toy_contract(), **change))
     with pytest.raises(BundleError, match=message):
-        open_rollout_engine(bundle_folder, num_threads=1)
+        open_rollout_engine(Bundle.open(bundle_folder), num_threads=1)
 
 
 def test_graphs_in_the_wrong_places_are_refused_at_open(bundle_folder: Path) -> None:
@@ -227,7 +227,7 @@ def test_graphs_in_the_wrong_places_are_refused_at_open(bundle_folder: Path) -> 
     write_contract(bundle_folder, bundle.contract, bundle.statistics, swapped)
     write_manifest(bundle_folder)
     with pytest.raises(BundleError, match="step graph's input 'time'"):
-        open_rollout_engine(bundle_folder, num_threads=1)
+        open_rollout_engine(Bundle.open(bundle_folder), num_threads=1)
 
 
 def test_a_table_that_nothing_makes_is_refused(sessions: dict[str, RecordingSession]) -> None:

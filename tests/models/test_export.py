@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def onnx_engine(exported) -> Iterator[GraphRolloutEngine]:
-    engine = open_rollout_engine(exported.folder, num_threads=1)
+    engine = open_rollout_engine(Bundle.open(exported.folder), num_threads=1)
     yield engine
     engine.close()
 

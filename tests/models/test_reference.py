@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreframe_engines import BundleError, Query, open_rollout_engine, sample, write_manifest
+from foreframe_engines import Bundle, BundleError, Query, open_rollout_engine, sample, write_manifest
 from foreframe_models.export import WEIGHTS
 from foreframe_models.reference import load_models, open_reference_engine
 
@@ -37,7 +37,10 @@ def test_the_models_come_back_bit_for_bit(exported) -> None:
 
 
 def test_both_runtimes_predict_the_same(exported, query: Query) -> None:
-    reference, engine = open_reference_engine(exported.folder), open_rollout_engine(exported.folder, num_threads=1)
+    reference, engine = (
+        open_reference_engine(exported.folder),
+        open_rollout_engine(Bundle.open(exported.folder), num_threads=1),
+    )
     expected, ours = sample(reference, query), sample(engine, query)
     assert reference.determinism == "tolerance"
     assert np.abs(ours.members.astype(int) - expected.members).max() <= 1
@@ -46,7 +49,7 @@ def test_both_runtimes_predict_the_same(exported, query: Query) -> None:
 
 def test_another_architecture_than_the_graphs_is_noticed(exported, folder: Path, query: Query) -> None:
     edit_config(folder, target="velocity")  # fits the same weights, so only the frames can tell
-    planted, engine = open_reference_engine(folder), open_rollout_engine(folder, num_threads=1)
+    planted, engine = open_reference_engine(folder), open_rollout_engine(Bundle.open(folder), num_threads=1)
     difference = np.abs(sample(planted, query).members.astype(int) - sample(engine, query).members)
     assert difference.max() > 10
 

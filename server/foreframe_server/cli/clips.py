@@ -8,13 +8,13 @@ from foreframe_engines import DatasetError
 from foreframe_engines.episodes import Clip, clips, draw_clips, load_clips, load_episode
 from foreframe_server.cli.facts import ModelFacts
 
-_SHIPPED = "clips.npz"
+SHIPPED = "clips.npz"
 _DEFAULT_DRAWN = 100
 
 
 def shipped_clips(bundle: Path, count: int | None) -> list[Clip]:
     """Read the first `count` held-out clips of a bundle, all by default. Raises DatasetError."""
-    chosen = load_clips(bundle / _SHIPPED)
+    chosen = load_clips(bundle / SHIPPED)
     if count is not None and count > len(chosen):
         raise DatasetError(f"the bundle holds {len(chosen)} clips, {count} were asked; --data takes a data set")
     return chosen[:count]

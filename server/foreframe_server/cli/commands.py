@@ -90,7 +90,12 @@ def demo(
 
 @app.command()
 def predict(
-    recording: Annotated[Path, typer.Argument(metavar="INPUT", help="An episode (.npz) or a file of clips.")],
+    recording: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="INPUT", help="An episode (.npz) or a file of clips.", show_default="the bundle's clips"
+        ),
+    ] = None,
     *,
     start: Annotated[int, typer.Option(min=0, help="First frame of the window, or number of the clip.")] = 0,
     url: UrlOption = None,
@@ -102,11 +107,14 @@ def predict(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the model's")] = None,
     seed: SeedOption = 0,
+    print_request: Annotated[
+        bool, typer.Option("--print-request", help="Only print the JSON body of POST /v1/predictions, for curl.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Predict the future of a recorded window: in this process, or with --url by a running server."""
     from foreframe_server.cli.overrides import read_private
-    from foreframe_server.cli.predict import Wish, predict_recording
+    from foreframe_server.cli.predict import Wish, predict_recording, print_body
 
     if out.suffix not in {".png", ".mp4"}:
         raise typer.BadParameter("ends in .png or .mp4", param_hint="--out")
@@ -114,7 +122,10 @@ def predict(
         raise typer.BadParameter("the posterior mean is one evaluation; it has no ensemble", param_hint="--ensemble")
     size = ensemble or (8 if strategy == "sample" else 1)
     wish = Wish(recording, start, strategy=strategy, size=size, steps=steps, seed=seed)
-    predict_recording(wish, read_private(bundle), url, out, is_json=json)
+    if print_request:
+        print_body(wish, read_private(bundle))
+    else:
+        predict_recording(wish, read_private(bundle), url, out, is_json=json)
 
 
 @app.command("eval")

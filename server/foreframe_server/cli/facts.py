@@ -58,4 +58,4 @@ def read_contract(settings: Settings) -> Contract:
 
 def open_engine(settings: Settings) -> RolloutEngine:
     """Open the model of the settings in this process. Raises BundleError or RuntimeUnavailable."""
-    return open_rollout_engine(bundle_path(settings), num_threads=settings.engine.num_threads)
+    return open_rollout_engine(Bundle.open(bundle_path(settings)), num_threads=settings.engine.num_threads)

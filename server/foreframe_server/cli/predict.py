@@ -1,5 +1,6 @@
 """`foreframe predict`: one recorded window, predicted here or by a server, as a picture or a film."""
 
+import base64
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import numpy as np
 
 from foreframe_engines import EnsembleSpec, Prediction, Query, Sampling, Strategy, sample
 from foreframe_engines.episodes import Clip
-from foreframe_server.cli.clips import read_clip
+from foreframe_server.cli.clips import SHIPPED, read_clip
 from foreframe_server.cli.console import print_json, print_pretty, table_of
-from foreframe_server.cli.facts import ModelFacts, open_engine
+from foreframe_server.cli.facts import ModelFacts, bundle_path, open_engine, read_contract
 from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.remote import connected, predict_over, read_facts
 from foreframe_server.codec.pictures import encode_png
@@ -26,9 +27,9 @@ _FILM_FPS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Which window of a recording to predict, and how; `steps` None leaves them to the model."""
+    """Which window of a recording to predict, and how; None leaves the steps to the model, the clip to the bundle."""
 
-    recording: Path
+    recording: Path | None
     start: int
     strategy: str
     size: int
@@ -49,7 +50,7 @@ def predict_recording(wish: Wish, settings: Settings, url: str | None, out: Path
 
     Raises DatasetError, BundleError, Fault or ForeframeError.
     """
-    outcome = _predict_here(wish, settings) if url is None else _predict_there(wish, url)
+    outcome = _predict_here(wish, settings) if url is None else _predict_there(wish, settings, url)
     _write(out, outcome)
     summary = {**_summary(outcome), "out": str(out)}
     if is_json:
@@ -58,18 +59,47 @@ def predict_recording(wish: Wish, settings: Settings, url: str | None, out: Path
         print_pretty(table_of(summary, f"{outcome.facts.model} {outcome.facts.revision}"))
 
 
+def print_body(wish: Wish, settings: Settings) -> None:
+    """Print what `POST /v1/predictions` takes for this wish. Raises DatasetError or BundleError."""
+    contract = read_contract(settings)
+    facts = ModelFacts.of(contract)
+    query = _query(wish, facts, read_clip(_recording(wish, settings), facts, wish.start))
+    past, future = np.split(query.states, [len(query.context)])
+    pictures = [base64.b64encode(encode_png(frame)).decode() for frame in query.context]
+    print_json(
+        {
+            "observation": {
+                "cameras": {contract.camera.name: {"encoding": "png", "frames": pictures}},
+                "state": {"schema": contract.state.name, "values": past.tolist()},
+            },
+            "future": {"kind": "state", "values": future.tolist()},
+            "ensemble": {"size": query.ensemble.size},
+            "sampling": {
+                "strategy": query.sampling.strategy.value,
+                "steps": query.sampling.steps,
+                "seed": query.sampling.seed,
+            },
+        }
+    )
+
+
+def _recording(wish: Wish, settings: Settings) -> Path:
+    return wish.recording or bundle_path(settings) / SHIPPED
+
+
 def _predict_here(wish: Wish, settings: Settings) -> _Outcome:
     with closing(open_engine(settings)) as engine:
-        return _predict(wish, ModelFacts.of(engine.contract), partial(sample, engine))
+        recording = _recording(wish, settings)
+        return _predict(wish, recording, ModelFacts.of(engine.contract), partial(sample, engine))
 
 
-def _predict_there(wish: Wish, url: str) -> _Outcome:
+def _predict_there(wish: Wish, settings: Settings, url: str) -> _Outcome:
     with connected(url) as client:
-        return _predict(wish, read_facts(client), partial(predict_over, client))
+        return _predict(wish, _recording(wish, settings), read_facts(client), partial(predict_over, client))
 
 
-def _predict(wish: Wish, facts: ModelFacts, predict: Predict) -> _Outcome:
-    clip = read_clip(wish.recording, facts, wish.start)
+def _predict(wish: Wish, recording: Path, facts: ModelFacts, predict: Predict) -> _Outcome:
+    clip = read_clip(recording, facts, wish.start)
     query = _query(wish, facts, clip)
     started = time.perf_counter()
     prediction = predict(query)

@@ -54,7 +54,6 @@ def test_the_version_is_printed(run):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("predict",),
         ("nonsense",),
         ("demo", "--clips", "1"),
         ("serve", "--port", "70000"),

@@ -1,7 +1,9 @@
 """`predict` and `eval` on the built-in model; quality is not looked at, only that numbers are numbers."""
 
+import json
 import math
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,6 +29,15 @@ def copy_psnr(clip):
     """PSNR of the last frame when the last of four context frames is copied, written out."""
     error = (clip.frames[3].astype(float) - clip.frames[-1].astype(float)) ** 2
     return 10 * math.log10(255**2 / error.mean())
+
+
+def test_the_printed_request_is_what_the_server_takes(run):
+    printed = run("predict", "--start", 3, "--steps", 2, "--ensemble", 2, "--print-request")
+    assert printed.exit_code == 0, printed.stderr
+    with running_server(read_overridden(port=0)) as address:
+        reply = httpx.post(f"{address}/v1/predictions", json=json.loads(printed.stdout))
+    assert reply.status_code == 200, reply.text
+    assert len(reply.json()["frames"]) == 8
 
 
 def test_a_prediction_is_drawn_and_summed_up(run_json, clips_file, tmp_path):
