@@ -1,7 +1,9 @@
 """The server's core on a toy engine: queries, calls, a running worker, a gate that holds the device, a Redis."""
 
 import contextlib
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -132,6 +134,13 @@ def build_call(
     return Call("test", received_s, deadline_s, on_deadline, cache, is_disconnected)
 
 
+def find_redis_server() -> str:
+    """Find the machine's Redis server, or the one that comes with the test extras."""
+    beside = Path(sys.executable).with_name("redis-server")
+    found = shutil.which("redis-server") or (str(beside) if beside.exists() else None)
+    return found or pytest.skip("no redis-server is installed")
+
+
 class RedisProcess:
     """A Redis of the test's own on a free port, without root and without a file outside its folder."""
 
@@ -139,7 +148,7 @@ class RedisProcess:
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self.process = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"],
+            [find_redis_server(), "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"],
             cwd=folder,
             stdout=subprocess.PIPE,
             text=True,

@@ -19,10 +19,12 @@ from foreframe_models.training.muon import Muon
 from foreframe_models.training.rollout import (
     ROLLOUT_FILE,
     STATISTICS_FILE,
+    Batch,
     RolloutRecipe,
     build_optimizers,
     draw_times,
     flow_loss,
+    near_objects,
     train_rollout,
 )
 
@@ -112,10 +114,14 @@ def test_latents_of_other_episodes_are_refused(
 def test_a_share_of_the_times_is_exactly_noise_and_the_rest_is_logistic_normal(recipe: RolloutRecipe) -> None:
     times = draw_times(recipe, 20_000, torch.Generator().manual_seed(0))
     is_noise = times == 1.0
-    assert is_noise.float().mean() == pytest.approx(0.3, abs=0.01)
+    assert is_noise.float().mean() == pytest.approx(recipe.pure_noise_share, abs=0.01)
     logits = times[~is_noise].double().logit()
     assert logits.mean() == pytest.approx(recipe.time_mean, abs=0.03)
     assert logits.std() == pytest.approx(recipe.time_std, abs=0.03)
+
+
+def batch_of(latents: Tensor, states: Tensor) -> Batch:
+    return Batch(latents, states, torch.zeros(len(latents), *latents.shape[-2:], dtype=torch.bool))
 
 
 class RecordingModel(RolloutModel):
@@ -132,7 +138,7 @@ def test_states_are_dropped_as_often_as_configured(recipe: RolloutRecipe, share:
     generator = torch.Generator().manual_seed(0)
     latents, states = torch.randn(4000, 6, 8, 2, 2, generator=generator), torch.ones(4000, 6, 6)
     with torch.no_grad():
-        flow_loss(model, latents, states, replace(recipe, state_dropout=share), generator)
+        flow_loss(model, batch_of(latents, states), replace(recipe, state_dropout=share), generator)
     kept = model.seen.flatten(1)
     assert ((kept == 0).all(1) | (kept == 1).all(1)).all()  # a clip loses all of its states or none
     assert (kept == 0).all(1).float().mean() == pytest.approx(share, abs=0.015)
@@ -146,8 +152,34 @@ def test_the_loss_sees_the_future_alone_and_weighs_clean_times_more(recipe: Roll
     latents[:, 2:] = 1.0  # an empty head copies the last context latent, so each future value is wrong by 1
     for is_noise, expected in ((1.0, 1.0), (0.0, None)):
         chosen = replace(recipe, pure_noise_share=is_noise, time_mean=-9.0, time_std=0.0)
-        loss = flow_loss(model, latents, torch.zeros(1, 6, 6), chosen, torch.Generator().manual_seed(0)).item()
+        batch = batch_of(latents, torch.zeros(1, 6, 6))
+        loss = flow_loss(model, batch, chosen, torch.Generator().manual_seed(0)).item()
         assert loss == pytest.approx(recipe.max_loss_weight if expected is None else expected)
+
+
+def test_errors_near_uncertain_objects_count_more_and_the_scale_of_the_loss_stays(recipe: RolloutRecipe) -> None:
+    model = RolloutModel(recipe.model).eval()
+    torch.nn.init.zeros_(model.transformer.proj_out.weight)
+    torch.nn.init.zeros_(model.transformer.proj_out.bias)
+    latents = torch.zeros(1, 6, 8, 2, 2)
+    latents[:, 2:, :, 0, 0] = 1.0  # wrong by 1 in one cell of four
+    noise_only = replace(recipe, pure_noise_share=1.0, uncertain_weight=4.0)
+    losses = []
+    for cell in ((0, 0), (1, 1)):
+        is_uncertain = torch.zeros(1, 2, 2, dtype=torch.bool)
+        is_uncertain[:, *cell] = True
+        batch = Batch(latents, torch.zeros(1, 6, 6), is_uncertain)
+        losses.append(flow_loss(model, batch, noise_only, torch.Generator().manual_seed(0)).item())
+    assert losses == pytest.approx([0.25 * 5 / 2, 0.25 * 1 / 2])
+
+
+def test_cells_are_near_an_object_up_to_half_a_cell_away() -> None:
+    masks = np.zeros((1, 1, 32, 32), np.uint8)
+    masks[0, 0, 12, 12] = 2
+    near = near_objects(masks, 8)
+    assert near.shape == (1, 1, 4, 4)
+    assert near[0, 0].nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert not near_objects(np.zeros_like(masks), 8).any()
 
 
 def test_the_blocks_matrices_go_to_muon_and_each_parameter_to_one_optimiser(recipe: RolloutRecipe) -> None:
