@@ -24,7 +24,7 @@ STATE_SCHEMA = "eve-25"
 FPS = 15.0
 BUCKETS = (1, 2, 4, 8, 16)
 NUM_SHIPPED_CLIPS = 24
-SAMPLER = SamplerSpec(steps=8, max_steps=64, shift=1.0, ensemble_size=1, max_ensemble_size=32)
+SAMPLER = SamplerSpec(steps=4, max_steps=64, shift=3.0, ensemble_size=1, max_ensemble_size=32)
 CLIPS_FILE = "clips.npz"
 
 CARD = """# eve-tabletop
@@ -40,7 +40,7 @@ by this project alone.
   Nothing of a real robot, no person, no licence but this project's.
 - **Recipe.** `foreframe train rollout`: autoencoder {autoencoder_steps} steps in {autoencoder_minutes:.0f} min, rollout
   {rollout_steps} steps of {batch} clips in {rollout_minutes:.0f} min on {processes} processor cores. Weights are the
-  moving average, stored as float16.
+  moving average, stored as float16.{notes}
 - **Uncertain on purpose.** Mass and friction of every object, and when and where the ball is kicked.
 - **Limits.** One scene, one camera, half a second. It is a test bed for the server, not a model of any real robot.
 
@@ -72,6 +72,11 @@ class Run:
         """Read the training states' statistics."""
         rows = json.loads((self.folder / "rollout" / STATISTICS_FILE).read_text())
         return StateStatistics(**{name: np.array(row, np.float32) for name, row in rows.items()})
+
+    def notes(self) -> str:
+        """Read what a person wrote into `notes.txt` about how this run differs from its recipe."""
+        path = self.folder / "notes.txt"
+        return " " + path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
     def facts(self, stage: str) -> dict[str, float]:
         """Read what a stage's training took."""
@@ -136,6 +141,7 @@ def model_card(run: Run, autoencoder: FrameAutoencoder, rollout: RolloutModel, m
         batch=f"{flow['batch_size']:.0f}",
         rollout_minutes=flow["seconds"] / 60,
         processes=f"{flow['processes']:.0f}",
+        notes=run.notes(),
         measured=table,
     )
 

@@ -34,7 +34,7 @@ class RolloutRecipe:
     """
 
     model: RolloutConfig = field(default_factory=eve_tabletop_config)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4_300, lr=1.5e-3, warmup_steps=200))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4_750, lr=1.5e-3, warmup_steps=200))
     batch_size: int = 48
     state_dropout: float = 0.1
     pure_noise_share: float = 0.15
