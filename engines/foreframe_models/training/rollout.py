@@ -152,8 +152,11 @@ def train_rollout(
     """Train and leave `rollout.pt` (averaged weights), `recipe.json` and `statistics.json` in the folder.
 
     Yields progress. Encoded frames are kept in `latents.pt`, for a resumed run; raises DatasetError when they are
-    of other episodes.
+    of other episodes, or when episodes are shorter than a clip.
     """
+    for data in (train, validation):
+        if data.num_frames < recipe.model.num_latents:
+            raise DatasetError(f"episodes have {data.num_frames} frames; a clip needs {recipe.model.num_latents}")
     statistics = state_statistics(train.states)
     if Rank.join().is_first:
         write_json(folder / RECIPE_FILE, asdict(recipe))

@@ -111,6 +111,13 @@ def test_latents_of_other_episodes_are_refused(
         list(train_rollout(short, autoencoder, moving_squares(4), episodes, tmp_path))
 
 
+def test_episodes_shorter_than_a_clip_are_refused(
+    recipe: RolloutRecipe, autoencoder: FrameAutoencoder, episodes: EpisodeTensors, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="a clip needs 6"):
+        next(train_rollout(recipe, autoencoder, moving_squares(num_frames=5), episodes, tmp_path))
+
+
 def test_a_share_of_the_times_is_exactly_noise_and_the_rest_is_logistic_normal(recipe: RolloutRecipe) -> None:
     times = draw_times(recipe, 20_000, torch.Generator().manual_seed(0))
     is_noise = times == 1.0
