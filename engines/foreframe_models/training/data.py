@@ -22,9 +22,9 @@ class EpisodeTensors:
     masks: UInt8[np.ndarray, "e t h w"]
 
     @classmethod
-    def load(cls, folder: Path, max_episodes: int | None = None) -> "EpisodeTensors":
+    def load(cls, folder: Path) -> "EpisodeTensors":
         """Read a data set's episodes in seed order. Raises DatasetError when there are none or they differ in shape."""
-        paths = episode_paths(folder)[:max_episodes]
+        paths = episode_paths(folder)
         first = load_episode(paths[0])
         whole = cls(*(np.empty((len(paths), *array.shape), array.dtype) for array in _arrays(first)))
         for index, path in enumerate(paths):
@@ -57,11 +57,6 @@ def step_rng(seed: int, step: int, rank: int = 0) -> np.random.Generator:
 def to_input(frames: UInt8[np.ndarray, "... h w 3"]) -> Tensor:
     """Turn RGB 0..255 into float32 `... 3 h w` in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))).float() / 127.5 - 1.0
-
-
-def to_frames(pictures: Tensor) -> Tensor:
-    """Turn float32 `... 3 h w` in -1..1 into uint8 `... h w 3`, rounded and clipped."""
-    return ((pictures + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8).movedim(-3, -1)
 
 
 def state_statistics(states: Float32[np.ndarray, "... d"]) -> dict[str, list[float]]:

@@ -186,7 +186,7 @@ class Trainer(Generic[ModelT]):
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
+                group["lr"] = rate
         loss.backward()  # type: ignore[no-untyped-call]
         self.rank.average_gradients(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)

@@ -7,7 +7,7 @@ import pytest
 
 with pytest.MonkeyPatch.context() as environment:
     environment.setenv("MUJOCO_GL", "disable")  # nothing here renders, so no GL library is needed
-    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    mujoco = pytest.importorskip("mujoco", reason="mujoco is not installed")
 
 from foreframe_models.worlds.eve_tabletop.episode import Simulation
 from foreframe_models.worlds.eve_tabletop.motion import minimum_jerk
@@ -29,8 +29,6 @@ DOCUMENTED_STATES = (
     "RIGHT_WRIST_PITCH", "RIGHT_WRIST_ROLL",
     "NECK_PITCH", "LEFT_HAND_CLOSURE", "RIGHT_HAND_CLOSURE", "LINEAR_VELOCITY", "ANGULAR_VELOCITY",
 )  # fmt: skip
-UNTOUCHED_SEEDS = (19, 31)
-"""Scenes in which no hand has met an object before frame 0: in seed 19 the ball is kicked at once."""
 
 
 def record(simulation: Simulation, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,30 +94,30 @@ def test_all_25_states_are_finite_and_all_carry_information() -> None:
 
 def test_hand_closures_run_from_open_to_closed() -> None:
     closures = np.concatenate([record(Simulation(seed), 48)[0][:, 21:23] for seed in range(4)])
-    assert -0.25 < closures.min() < 0.5 < closures.max() < 1.25  # joint limits give a little under load
+    assert -0.25 < closures.min() < 0.5 < closures.max() < 1.25  # a pressed finger yields past its stop
 
 
-@pytest.mark.parametrize("seed", UNTOUCHED_SEEDS)
+@pytest.mark.parametrize("seed", [3, 19, 31])
 def test_hidden_mass_and_friction_are_not_in_the_states_but_decide_the_future(seed: int) -> None:
     simulation = Simulation(seed)
     other = Simulation(seed, with_other_dynamics(simulation.scene))
+    other.data.qpos[:], other.data.qvel[:] = simulation.data.qpos, simulation.data.qvel  # the same moment in both
+    for each in (simulation, other):
+        mujoco.mj_forward(each.model, each.data)
     (states, objects), (other_states, other_objects) = record(simulation, 25), record(other, 25)
-    # The hands aim at objects, which settle a few micrometres elsewhere.
-    np.testing.assert_allclose(states[0], other_states[0], atol=1e-4)
-    np.testing.assert_allclose(objects[0], other_objects[0], atol=1e-3)  # under a millimetre, in the warm-up
+    np.testing.assert_array_equal(states[0], other_states[0])
+    np.testing.assert_array_equal(objects[0], other_objects[0])
     assert distances(objects[-1], other_objects[-1]).max() > 0.02
 
 
 @pytest.mark.parametrize("hidden", [{"mass_kg": 0.06}, {"friction": 0.2}], ids=["mass", "friction"])
-def test_mass_alone_and_friction_alone_decide_the_future(hidden: dict[str, float]) -> None:
-    moved = []
-    for seed in range(3):
-        simulation = Simulation(seed)
-        changed = tuple(replace(item, **hidden) for item in simulation.scene.objects)
-        other = Simulation(seed, replace(simulation.scene, objects=changed))
-        (_, objects), (_, other_objects) = record(simulation, 65), record(other, 65)
-        moved.append(distances(objects[-1], other_objects[-1]).max())
-    assert min(moved) > 0.01
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_mass_alone_and_friction_alone_decide_the_future(seed: int, hidden: dict[str, float]) -> None:
+    simulation = Simulation(seed)
+    changed = tuple(replace(item, **hidden) for item in simulation.scene.objects)
+    other = Simulation(seed, replace(simulation.scene, objects=changed))
+    (_, objects), (_, other_objects) = record(simulation, 65), record(other, 65)
+    assert distances(objects[-1], other_objects[-1]).max() > 0.02
 
 
 def test_the_same_dynamics_give_the_same_future() -> None:

@@ -23,6 +23,7 @@ STATE_NAMES = (
     "LINEAR_VELOCITY",
     "ANGULAR_VELOCITY",
 )
-"""Order and names of the 1X World Model Challenge v2.0; closures are 0 open, 1 closed."""
+"""Order and names of the 1X World Model Challenge v2.0; closures are 0 open, 1 closed,
+and a little beyond either while a finger is pressed."""
 
 STATE_UNITS = (*("rad",) * len(JOINTS), "1", "1", "m/s", "rad/s")

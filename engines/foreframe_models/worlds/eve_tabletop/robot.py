@@ -48,7 +48,6 @@ class Robot:
         self._q_index = np.array([model.joint(name).qposadr[0] for name in JOINTS])
         self._v_index = np.array([model.joint(name).dofadr[0] for name in JOINTS])
         self._thumbs = np.array([model.joint(f"{side}_thumb").qposadr[0] for side in SIDES])
-        self._base_q = np.array([model.joint(name).qposadr[0] for name in ("drive", "turn")])
         self._base_v = np.array([model.joint(name).dofadr[0] for name in ("drive", "turn")])
         self._hands = [model.site(f"{side}_hand").id for side in SIDES]
         ranges = np.array([model.joint(name).range for name in JOINTS])
