@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import structlog
 
 from foreframe_client import Client
 from foreframe_engines import builtin_bundle
@@ -11,7 +12,8 @@ from foreframe_server.cli.overrides import read_private
 from foreframe_server.cli.serving import running_server
 
 
-def test_a_request_gets_the_same_bytes_alone_and_in_any_mix():
+def test_a_request_gets_the_same_bytes_alone_and_in_any_mix(monkeypatch):
+    monkeypatch.setattr(structlog, "configure", lambda **_: None)  # this process keeps its logging
     clips = load_clips(builtin_bundle() / "clips.npz")
 
     def ask(client, clip, seed, **options):
