@@ -1,6 +1,22 @@
 """Engines that run robot world models, and the words they share with the server. Imports numpy only."""
 
-from foreframe_engines.bundle import GRAPHS, Bundle, GraphName, builtin_bundle, write_contract, write_manifest
+from foreframe_engines.bundle import (
+    GRAPHS,
+    LIKELIHOOD_GRAPHS,
+    Bundle,
+    GraphName,
+    LikelihoodGraphName,
+    builtin_bundle,
+    write_contract,
+    write_manifest,
+)
+from foreframe_engines.calibration import (
+    Calibration,
+    Surprise,
+    calibrate,
+    calibration_from_json,
+    calibration_to_json,
+)
 from foreframe_engines.contract_json import (
     GraphFiles,
     StateStatistics,
@@ -9,7 +25,7 @@ from foreframe_engines.contract_json import (
     statistics_from_json,
     statistics_to_json,
 )
-from foreframe_engines.engine import RolloutEngine
+from foreframe_engines.engine import LikelihoodEngine, RolloutEngine
 from foreframe_engines.ensemble import EnsembleStatistics, reduce_members, summarise
 from foreframe_engines.errors import (
     BundleError,
@@ -19,7 +35,18 @@ from foreframe_engines.errors import (
     RuntimeUnavailable,
     ShapeMismatch,
 )
+from foreframe_engines.likelihood import GraphLikelihoodEngine, MemoryShape, open_likelihood_engine
+from foreframe_engines.nats import Nats, TopKCrossEntropy, TopKDefinition, bits_map, count_nats, top_k_cross_entropy
 from foreframe_engines.noise import member_noise
+from foreframe_engines.reading import (
+    first_row,
+    gather,
+    greedy_rollout,
+    grid_states,
+    next_row,
+    read_history,
+    teacher_forced,
+)
 from foreframe_engines.rollout import GraphRolloutEngine, open_rollout_engine
 from foreframe_engines.sampling import sample
 from foreframe_engines.schedule import get_schedule, num_steps
@@ -28,6 +55,8 @@ from foreframe_engines.types import (
     Conditioning,
     Contract,
     EnsembleSpec,
+    GridScore,
+    GridScores,
     NoisePlan,
     OnDeadline,
     Prediction,
@@ -39,12 +68,18 @@ from foreframe_engines.types import (
     StateSchema,
     StepRow,
     Strategy,
+    TokenContext,
+    TokenHistory,
+    TokenRow,
+    TokenSpec,
 )
 
 __all__ = [
     "GRAPHS",
+    "LIKELIHOOD_GRAPHS",
     "Bundle",
     "BundleError",
+    "Calibration",
     "CameraSpec",
     "Conditioning",
     "Contract",
@@ -53,9 +88,16 @@ __all__ = [
     "EnsembleSpec",
     "EnsembleStatistics",
     "GraphFiles",
+    "GraphLikelihoodEngine",
     "GraphName",
     "GraphRolloutEngine",
+    "GridScore",
+    "GridScores",
+    "LikelihoodEngine",
+    "LikelihoodGraphName",
+    "MemoryShape",
     "ModelFault",
+    "Nats",
     "NoisePlan",
     "OnDeadline",
     "Prediction",
@@ -71,18 +113,39 @@ __all__ = [
     "StateStatistics",
     "StepRow",
     "Strategy",
+    "Surprise",
+    "TokenContext",
+    "TokenHistory",
+    "TokenRow",
+    "TokenSpec",
+    "TopKCrossEntropy",
+    "TopKDefinition",
+    "bits_map",
     "builtin_bundle",
+    "calibrate",
+    "calibration_from_json",
+    "calibration_to_json",
     "contract_from_json",
     "contract_to_json",
+    "count_nats",
+    "first_row",
+    "gather",
     "get_schedule",
+    "greedy_rollout",
+    "grid_states",
     "member_noise",
+    "next_row",
     "num_steps",
+    "open_likelihood_engine",
     "open_rollout_engine",
+    "read_history",
     "reduce_members",
     "sample",
     "statistics_from_json",
     "statistics_to_json",
     "summarise",
+    "teacher_forced",
+    "top_k_cross_entropy",
     "write_contract",
     "write_manifest",
 ]

@@ -2,6 +2,7 @@
 
     manifest.json                         {"format": ..., "files": {name: {"sha256": ..., "size": ...}}}
     contract.json stats.json              what the model takes and gives, and what its training states were
+    calibration.json                      optional: what surprise is usual, of a likelihood model
     *.onnx *.safetensors README.md ...    graphs, weights, whatever else the manifest lists
 
 No symlinks, no folders inside, no file that the manifest does not list.
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from foreframe_engines.calibration import CALIBRATION, Calibration, calibration_from_json
 from foreframe_engines.contract_json import (
     ContractFile,
     GraphFiles,
@@ -33,6 +35,11 @@ BUILTIN = Path(__file__).parent / "bundles"
 
 GraphName = Literal["encode", "condition", "step", "decode"]
 GRAPHS: tuple[GraphName, ...] = ("encode", "condition", "step", "decode")
+"""Of the rollout model, which every bundle has."""
+
+LikelihoodGraphName = Literal["tokenize", "detokenize", "frame_step", "top_k"]
+LIKELIHOOD_GRAPHS: tuple[LikelihoodGraphName, ...] = ("tokenize", "detokenize", "frame_step", "top_k")
+"""Of the likelihood model, which a bundle has when its contract has tokens."""
 
 _BUNDLE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,6 +62,7 @@ class Bundle:
     statistics: StateStatistics
     graphs: GraphFiles
     digest: str
+    calibration: Calibration | None = None
 
     @classmethod
     def open(cls, path: Path) -> "Bundle":
@@ -65,11 +73,15 @@ class Bundle:
         file = contract_from_json(_read_text(path, "contract.json"), statistics_text)
         _check_graph_files(path, file)
         digest = hashlib.sha256(_canonical_bytes(manifest)).hexdigest()
-        return cls(path, file.contract, statistics_from_json(statistics_text), file.graphs, digest)
+        statistics = statistics_from_json(statistics_text)
+        return cls(path, file.contract, statistics, file.graphs, digest, _read_calibration(path, file.contract))
 
-    def graph_path(self, name: GraphName) -> Path:
-        """Return where a graph lies."""
-        return self.path / str(getattr(self.graphs, name))
+    def graph_path(self, name: GraphName | LikelihoodGraphName) -> Path:
+        """Return where a graph lies. Raises BundleError when the bundle has no such graph."""
+        file: str | None = getattr(self.graphs, name)
+        if file is None:
+            raise BundleError(f"contract.json: graphs: the bundle has no {name} graph")
+        return self.path / file
 
 
 def builtin_bundle(name: str = "eve-tabletop") -> Path:
@@ -143,10 +155,18 @@ def _file_names(folder: Path) -> set[str]:
 
 
 def _check_graph_files(folder: Path, file: ContractFile) -> None:
-    for graph in GRAPHS:
+    for graph in GRAPHS if file.contract.tokens is None else (*GRAPHS, *LIKELIHOOD_GRAPHS):
         name = getattr(file.graphs, graph)
         if not _is_plain_name(name) or not (folder / name).is_file():
             raise BundleError(f"contract.json: graphs: {graph}: {name!r} is not a file of the bundle")
+
+
+def _read_calibration(folder: Path, contract: Contract) -> Calibration | None:
+    if not (folder / CALIBRATION).exists():
+        return None
+    if contract.tokens is None:
+        raise BundleError(f"{CALIBRATION}: the bundle has no likelihood model")
+    return calibration_from_json(_read_text(folder, CALIBRATION))
 
 
 def _read_text(folder: Path, name: str) -> str:

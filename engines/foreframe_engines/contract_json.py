@@ -13,19 +13,21 @@ from jaxtyping import Float32
 
 from foreframe_engines.errors import BundleError
 from foreframe_engines.strict_json import JsonRecord, parse_json
-from foreframe_engines.types import CameraSpec, Contract, SamplerSpec, StateSchema
+from foreframe_engines.types import CameraSpec, Contract, SamplerSpec, StateSchema, TokenSpec
 
 ALIGNMENT = "state row k belongs to frame k; a future row conditions the frame it belongs to"
 CAPABILITIES = ("predict", "score", "likelihood", "session")
 
 _CONTRACT_KEYS = (
     "model", "family", "revision", "description", "cameras", "context_frames", "horizon", "fps", "alignment", "state",
-    "sampler", "latent_shape", "frames_per_latent", "capabilities", "buckets", "graphs",
+    "sampler", "latent_shape", "frames_per_latent", "capabilities", "buckets", "tokens", "graphs",
 )  # fmt: skip
 _STATE_KEYS = ("name", "names", "units", "statistics_sha256")
 _CAMERA_KEYS = ("name", "height", "width")
 _SAMPLER_KEYS = ("steps", "max_steps", "shift", "ensemble_size", "max_ensemble_size")
+_TOKENS_KEYS = ("levels", "grid", "window_frames", "window_grids", "max_grids", "max_candidates")
 _GRAPH_KEYS = ("encode", "condition", "step", "decode")
+_LIKELIHOOD_GRAPH_KEYS = ("tokenize", "detokenize", "frame_step", "top_k")
 _STATISTICS_KEYS = ("mean", "std", "low", "high", "q01", "q99")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -44,12 +46,16 @@ class StateStatistics:
 
 @dataclass(frozen=True, slots=True)
 class GraphFiles:
-    """The file names of a rollout bundle's four graphs."""
+    """The file names of a bundle's graphs: the rollout model's four, and the likelihood model's, all four or none."""
 
     encode: str
     condition: str
     step: str
     decode: str
+    tokenize: str | None = None
+    detokenize: str | None = None
+    frame_step: str | None = None
+    top_k: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +115,8 @@ def contract_to_json(contract: Contract, graphs: GraphFiles, statistics_text: st
             "frames_per_latent": contract.frames_per_latent,
             "capabilities": contract.capabilities,
             "buckets": contract.buckets,
-            "graphs": asdict(graphs),
+            "tokens": None if contract.tokens is None else asdict(contract.tokens),
+            "graphs": {name: file for name, file in asdict(graphs).items() if file is not None},
         }
     )
 
@@ -134,8 +141,11 @@ def contract_from_json(text: str, statistics_text: str) -> ContractFile:
         frames_per_latent=record.count("frames_per_latent"),
         capabilities=_capabilities(record),
         buckets=_buckets(record),
+        tokens=_tokens(record),
     )
-    return ContractFile(contract, _graphs(record.record("graphs", _GRAPH_KEYS)))
+    if ("likelihood" in contract.capabilities) != (contract.tokens is not None):
+        raise BundleError(f"{record.at('capabilities')}: 'likelihood' is there exactly when tokens are")
+    return ContractFile(contract, _graphs(record, has_tokens=contract.tokens is not None))
 
 
 def _revision(record: JsonRecord) -> str:
@@ -214,8 +224,34 @@ def _above_zero(record: JsonRecord, key: str) -> float:
     return number
 
 
-def _graphs(record: JsonRecord) -> GraphFiles:
-    return GraphFiles(**{key: record.text(key) for key in _GRAPH_KEYS})
+def _tokens(record: JsonRecord) -> TokenSpec | None:
+    if record.value("tokens") is None:
+        return None
+    tokens = record.record("tokens", _TOKENS_KEYS)
+    spec = TokenSpec(
+        levels=tokens.counts("levels"),
+        grid=_grid(tokens),
+        window_frames=tokens.count("window_frames"),
+        window_grids=tokens.count("window_grids"),
+        max_grids=tokens.count("max_grids"),
+        max_candidates=tokens.count("max_candidates"),
+    )
+    if sum(spec.frames_per_grid) != spec.window_frames or 0 in spec.frames_per_grid:
+        raise BundleError(f"{tokens.at('window_grids')}: the frames of a window do not share them evenly")
+    return spec
+
+
+def _grid(record: JsonRecord) -> tuple[int, int]:
+    grid = record.counts("grid")
+    if len(grid) != 2:
+        raise BundleError(f"{record.at('grid')}: expected two integers, rows and columns")
+    return grid[0], grid[1]
+
+
+def _graphs(record: JsonRecord, *, has_tokens: bool) -> GraphFiles:
+    keys = (*_GRAPH_KEYS, *_LIKELIHOOD_GRAPH_KEYS) if has_tokens else _GRAPH_KEYS
+    graphs = record.record("graphs", keys)
+    return GraphFiles(**{key: graphs.text(key) for key in keys})
 
 
 def _dump(record: dict[str, object]) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
-from foreframe_engines.types import Conditioning, Contract, StepRow
+from foreframe_engines.types import Conditioning, Contract, GridScore, StepRow, TokenRow, TokenSpec
 
 
 @runtime_checkable
@@ -54,6 +54,37 @@ class RolloutEngine(Protocol):
         """Decode the frames 1..H asked for, for each member's finished latents.
 
         Raises ModelFault when latents are not finite.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device."""
+        ...
+
+
+@runtime_checkable
+class LikelihoodEngine(Protocol):
+    """Turns frames into ids and back, and says how likely each next grid of ids is.
+
+    Every method is called from the one thread that owns the device.
+    """
+
+    contract: Contract
+    tokens: TokenSpec
+    """The contract's, which a likelihood model always has."""
+
+    def tokenize(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Int64[np.ndarray, "g s"]:
+        """Turn whole windows of frames into grids of ids. Raises ShapeMismatch for a part of a window."""
+        ...
+
+    def detokenize(self, ids: Int64[np.ndarray, "g s"]) -> UInt8[np.ndarray, "t h w 3"]:
+        """Turn whole windows of grids back into frames."""
+        ...
+
+    def read(self, rows: Sequence[TokenRow]) -> list[GridScore]:
+        """Read one grid of each row and score the next; a row's answer does not depend on its neighbours.
+
+        Raises ModelFault when a number is not finite.
         """
         ...
 

@@ -3,30 +3,22 @@
 Rows of a step, and frames of a decode, are cut into forwards of a few fixed sizes; lanes run forwards side by side.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from foreframe_engines.bundle import GRAPHS, Bundle, GraphName
 from foreframe_engines.errors import BundleError, ModelFault
+from foreframe_engines.lanes import CPU_BUCKETS, Lanes
 from foreframe_engines.runtime.ort import OrtSession
-from foreframe_engines.runtime.session import Session, TensorSpec
+from foreframe_engines.runtime.session import Session, TensorSpec, require_tensors
 from foreframe_engines.types import Conditioning, Contract, StepRow
 
-_Item = TypeVar("_Item")
 _STEP_INPUTS = ("latents", "time", "next_time")
 _OPTIONAL_INPUTS = ("context_latents",)
 """What a condition graph may leave out: most architectures need the states alone."""
-
-# One row a forward, because larger batches are not bit-equal on ONNX Runtime's CPU provider: with AVX-512 every row of
-# a 7-million-parameter video transformer differed by up to 5e-7 between batch 1 and 2, for one thread and for two,
-# while rows alone were equal for 1, 2 and 4 threads, also when forwards overlapped. It costs nothing: on two
-# threads a row took 14 ms in overlapping forwards, 15 ms in a batch of 16, and 16 to 22 ms when it was the only one.
-_CPU_BUCKETS = (1,)
 
 
 class GraphRolloutEngine:
@@ -54,8 +46,7 @@ class GraphRolloutEngine:
         self.contract = contract
         self.determinism = determinism
         self._sessions = dict(sessions)
-        self._buckets = buckets or contract.buckets
-        self._lanes = ThreadPoolExecutor(num_lanes, "foreframe-lane")
+        self._lanes = Lanes(num_lanes, buckets or contract.buckets)
 
     def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t c y x"]:
         """Encode context frames (RGB 0..255) into clean latents."""
@@ -84,7 +75,7 @@ class GraphRolloutEngine:
 
     def step(self, rows: Sequence[StepRow]) -> list[Float32[np.ndarray, "n c y x"]]:
         """Advance each row by one solver step. Raises ModelFault when the graph fails."""
-        return self._in_forwards(rows, self._step_forward)
+        return self._lanes.run(rows, self._step_forward)
 
     def decode(
         self, latents: Sequence[Float32[np.ndarray, "n c y x"]], frame_indices: Sequence[int]
@@ -96,21 +87,14 @@ class GraphRolloutEngine:
         if not all(np.isfinite(member).all() for member in latents):
             raise ModelFault("the latents are not finite")
         wanted = [self.contract.context_frames + index - 1 for index in frame_indices]
-        frames = self._in_forwards([member[index] for member in latents for index in wanted], self._decode_forward)
+        frames = self._lanes.run([member[index] for member in latents for index in wanted], self._decode_forward)
         return np.stack(frames).reshape(len(latents), len(wanted), *frames[0].shape)
 
     def close(self) -> None:
         """Let running forwards end, then free the sessions."""
-        self._lanes.shutdown()
+        self._lanes.close()
         for session in self._sessions.values():
             session.close()
-
-    def _in_forwards(
-        self, items: Sequence[_Item], forward: Callable[[Sequence[_Item]], np.ndarray]
-    ) -> list[np.ndarray]:
-        largest = self._buckets[-1]
-        groups = [items[start : start + largest] for start in range(0, len(items), largest)]
-        return [row for rows in self._lanes.map(forward, groups) for row in rows]
 
     def _step_forward(self, rows: Sequence[StepRow]) -> Float32[np.ndarray, "b n c y x"]:
         inputs = {
@@ -132,8 +116,7 @@ class GraphRolloutEngine:
         return self._padded_output("decode", {"latents": np.stack(latents)[:, None]}, len(latents))[:, 0]
 
     def _padded_output(self, graph: GraphName, inputs: Mapping[str, np.ndarray], num_rows: int) -> np.ndarray:
-        size = next(bucket for bucket in self._buckets if bucket >= num_rows)
-        padded = {name: _pad_rows(values, size) for name, values in inputs.items()}
+        padded = {name: self._lanes.pad(values) for name, values in inputs.items()}
         return _sole_output(self._sessions[graph], padded)[:num_rows]
 
 
@@ -146,7 +129,7 @@ def open_rollout_engine(bundle: Bundle, *, num_threads: int) -> GraphRolloutEngi
     for graph, session in sessions.items():
         _check_tensors(graph, session, bundle.contract)
     return GraphRolloutEngine(
-        bundle.contract, sessions, determinism="bitwise", buckets=_CPU_BUCKETS, num_lanes=num_threads
+        bundle.contract, sessions, determinism="bitwise", buckets=CPU_BUCKETS, num_lanes=num_threads
     )
 
 
@@ -164,12 +147,8 @@ def _step_tables(sessions: Mapping[GraphName, Session]) -> tuple[str, ...]:
 def _check_tensors(graph: GraphName, session: OrtSession, contract: Contract) -> None:
     """Compare a graph's inputs, and its sole output, with what the contract makes of them."""
     expected = _expected_tensors(contract)[graph]
-    actual = {spec.name: spec for spec in session.inputs}
-    for spec in expected.inputs:
-        if spec.name in _OPTIONAL_INPUTS and spec.name not in actual:
-            continue
-        if spec.name not in actual or not spec.fits(actual[spec.name]):
-            raise BundleError(f"the {graph} graph's input {spec.name!r} is not {spec.dtype} {list(spec.shape)}")
+    needed = (spec for spec in expected.inputs if spec.name in session.input_names or spec.name not in _OPTIONAL_INPUTS)
+    require_tensors(f"the {graph} graph's input", needed, session.inputs)
     output = expected.output
     if output is not None and not output.fits(session.outputs[0]):
         raise BundleError(f"the {graph} graph's output is not {output.dtype} {list(output.shape)}")
@@ -205,9 +184,3 @@ def _expected_tensors(contract: Contract) -> dict[GraphName, _GraphTensors]:
 def _sole_output(session: Session, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     (output,) = session.run(inputs).values()
     return output
-
-
-def _pad_rows(values: np.ndarray, size: int) -> np.ndarray:
-    """Fill up with rows of zeros, the same whatever the neighbours are."""
-    missing = size - len(values)
-    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values

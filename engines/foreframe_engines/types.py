@@ -5,13 +5,14 @@ engine and float32 -1..1 inside; states are float32 in physical units outside an
 Time of the rectified flow runs from 1 (noise) to 0 (data).
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 Latents: TypeAlias = Float32[np.ndarray, "n c y x"]
 """One member on its way from noise to data: clean context latents, then the future's."""
@@ -93,6 +94,41 @@ class SamplerSpec:
     max_ensemble_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """How frames become ids: windows of `window_frames` are tokenised by themselves, each into `window_grids` grids.
+
+    An id is the sum of digit times base over `levels`, the first varying fastest. `grid` is rows, columns.
+    `max_grids` bounds history and future together; `max_candidates` bounds one scoring.
+    Cosmos DV8x8x8 has windows of 17 frames and 3 grids: frame 0, frames 1-8, frames 9-16.
+    """
+
+    levels: tuple[int, ...]
+    grid: tuple[int, int]
+    window_frames: int
+    window_grids: int
+    max_grids: int
+    max_candidates: int
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids v there are."""
+        return math.prod(self.levels)
+
+    @property
+    def tokens(self) -> int:
+        """How many ids s a grid has."""
+        return math.prod(self.grid)
+
+    @property
+    def frames_per_grid(self) -> tuple[int, ...]:
+        """How many frames each grid of a window stands for: of several, the first for one, the others alike."""
+        if self.window_grids == 1:
+            return (self.window_frames,)
+        shared = self.window_grids - 1
+        return (1, *[(self.window_frames - 1) // shared] * shared)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Contract:
     """What a model takes and gives. State row k belongs to frame k; future rows condition the frames they belong to."""
@@ -113,6 +149,8 @@ class Contract:
     capabilities: tuple[str, ...]
     buckets: tuple[int, ...]
     """Batch sizes a step is run at; fewer rows are padded up to the next."""
+    tokens: TokenSpec | None = None
+    """Set when the bundle has a likelihood model."""
 
     @property
     def camera(self) -> CameraSpec:
@@ -144,7 +182,7 @@ class Query:
     """What is asked, checked and complete: nothing past this point looks at shapes again.
 
     context: uint8 `t h w 3`, oldest first. states: float32 `t+H d`, physical units, context rows then future rows.
-    frame_indices: 1..H of the frames wanted, ascending.
+    frame_indices: 1..H of the frames wanted, ascending. context_latents: the encoded context, where it is at hand.
     """
 
     model: str
@@ -155,6 +193,7 @@ class Query:
     ensemble: EnsembleSpec = field(default_factory=EnsembleSpec)
     priority: Priority = Priority.CONTROLLER
     stream_id: str | None = None
+    context_latents: Latents | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,3 +234,90 @@ class Prediction:
     def num_members(self) -> int:
         """How many members the answer rests on; fewer than `ensemble.size` when it was cut short."""
         return len(self.members)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenHistory:
+    """What a likelihood model remembers of the grids before: temporal keys and values, each `l 1 t s d`.
+
+    Extending makes a new history that shares the old one's arrays, so forks cost nothing.
+    """
+
+    keys: tuple[Float32[np.ndarray, "l 1 t s d"], ...] = ()
+    values: tuple[Float32[np.ndarray, "l 1 t s d"], ...] = ()
+
+    @property
+    def num_grids(self) -> int:
+        """How many grids have been read."""
+        return sum(keys.shape[2] for keys in self.keys)
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory the arrays hold, shared ones included."""
+        return sum(array.nbytes for array in (*self.keys, *self.values))
+
+    def extended(self, keys: Float32[np.ndarray, "l 1 t s d"], values: Float32[np.ndarray, "l 1 t s d"]) -> Self:
+        """Return this history and what one more step added."""
+        return replace(self, keys=(*self.keys, keys), values=(*self.values, values))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRow:
+    """One grid to read: its ids, the states of it and of the next grid, and the next grid's ids if they are scored.
+
+    states: float32 `2 d`, physical units. top_k: also say how much probability the k likeliest ids of each place hold.
+    """
+
+    ids: Int64[np.ndarray, " s"]
+    states: Float32[np.ndarray, "2 d"]
+    history: TokenHistory
+    target: Int64[np.ndarray, " s"] | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GridScore:
+    """What a likelihood model says of the grid after a row's.
+
+    log_probability: nats (at most 0) of each target id, or of each greedy id where no target was given.
+    greedy: the likeliest id of each place, factor by factor. history: the row's, one grid longer.
+    top_log_mass: log of the probability that the k likeliest ids hold; is_in_top: whether the scored id is one of them.
+    """
+
+    log_probability: Float32[np.ndarray, " s"]
+    greedy: Int64[np.ndarray, " s"]
+    history: TokenHistory
+    top_log_mass: Float32[np.ndarray, " s"] | None = None
+    is_in_top: Bool[np.ndarray, " s"] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenContext:
+    """What was seen, ready for any future: every grid but the last is read; the last waits for the states after it.
+
+    last_states: float32 ` d`, physical units.
+    """
+
+    history: TokenHistory
+    last_ids: Int64[np.ndarray, " s"]
+    last_states: Float32[np.ndarray, " d"]
+
+    @property
+    def num_grids(self) -> int:
+        """How many grids were seen, the last included."""
+        return self.history.num_grids + 1
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory the arrays hold."""
+        return self.history.num_bytes + self.last_ids.nbytes + self.last_states.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GridScores:
+    """What a likelihood model says of several grids in a row; the fields are those of `GridScore`, one row a grid."""
+
+    log_probability: Float32[np.ndarray, "g s"]
+    greedy: Int64[np.ndarray, "g s"]
+    top_log_mass: Float32[np.ndarray, "g s"] | None = None
+    is_in_top: Bool[np.ndarray, "g s"] | None = None

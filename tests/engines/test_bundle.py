@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from foreframe_engines import Bundle, BundleError, builtin_bundle, bundle, write_manifest
+from foreframe_engines import (
+    LIKELIHOOD_GRAPHS,
+    Bundle,
+    BundleError,
+    builtin_bundle,
+    bundle,
+    calibrate,
+    calibration_to_json,
+    write_manifest,
+)
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -113,6 +122,48 @@ def test_an_intact_bundle_gives_contract_statistics_and_graph_paths(golden_bundl
     assert opened.contract.state.dim == 3
     assert opened.statistics.q99.tolist() == [1.5, 1.5, 1.5]
     assert opened.graph_path("step") == golden_bundle / "step.onnx"
+
+
+def test_a_bundle_of_both_models_gives_all_eight_graphs(golden_likelihood_bundle: Path, golden_bundle: Path) -> None:
+    opened = Bundle.open(golden_likelihood_bundle)
+    assert opened.contract.tokens is not None
+    paths = [opened.graph_path(name) for name in ("step", *LIKELIHOOD_GRAPHS)]
+    assert [path.name for path in paths] == [f"{name}.onnx" for name in ("step", *LIKELIHOOD_GRAPHS)]
+    with pytest.raises(BundleError, match="no frame_step graph"):
+        Bundle.open(golden_bundle).graph_path("frame_step")
+
+
+def test_a_likelihood_graph_that_is_missing_is_refused(likelihood_folder: Path) -> None:
+    (likelihood_folder / "top_k.onnx").unlink()
+    write_manifest(likelihood_folder)
+    with pytest.raises(BundleError, match=r"graphs: top_k: 'top_k\.onnx' is not a file"):
+        Bundle.open(likelihood_folder)
+
+
+def test_a_calibration_comes_with_a_likelihood_model(likelihood_folder: Path) -> None:
+    assert Bundle.open(likelihood_folder).calibration is None
+    calibration = calibrate([30.0, 40.0, 80.0])
+    (likelihood_folder / "calibration.json").write_text(calibration_to_json(calibration))
+    with pytest.raises(BundleError, match=r"'calibration\.json' is not in the manifest"):
+        Bundle.open(likelihood_folder)
+    write_manifest(likelihood_folder)
+    assert Bundle.open(likelihood_folder).calibration == calibration
+    (likelihood_folder / "calibration.json").write_text("{}")
+    write_manifest(likelihood_folder)
+    with pytest.raises(BundleError, match=r"calibration\.json: key 'scenario' is missing"):
+        Bundle.open(likelihood_folder)
+
+
+def test_a_calibration_without_a_likelihood_model_is_refused(bundle_folder: Path) -> None:
+    (bundle_folder / "calibration.json").write_text(calibration_to_json(calibrate([30.0, 40.0])))
+    write_manifest(bundle_folder)
+    with pytest.raises(BundleError, match=r"calibration\.json: the bundle has no likelihood model"):
+        Bundle.open(bundle_folder)
+
+
+def test_the_shipped_bundle_opens() -> None:
+    shipped = Bundle.open(builtin_bundle())
+    assert shipped.contract.model == "eve-tabletop"
 
 
 def test_the_digest_names_the_content_and_not_the_manifests_layout(bundle_folder: Path) -> None:

@@ -9,14 +9,17 @@ from foreframe_engines import (
     BundleError,
     GraphFiles,
     StateStatistics,
+    TokenSpec,
     contract_from_json,
     contract_to_json,
     statistics_from_json,
     statistics_to_json,
 )
-from foreframe_engines.testing import toy_contract
+from foreframe_engines.testing import toy_contract, toy_tokens
 
 GRAPHS = GraphFiles("e.onnx", "c.onnx", "s.onnx", "d.onnx")
+BOTH_GRAPHS = replace(GRAPHS, tokenize="t.onnx", detokenize="dt.onnx", frame_step="f.onnx", top_k="k.onnx")
+COSMOS = toy_tokens(levels=(8, 8, 8, 5, 5, 5), grid=(32, 32), window_frames=17, window_grids=3)
 
 
 def make_statistics() -> StateStatistics:
@@ -51,14 +54,15 @@ def test_statistics_come_back_exactly() -> None:
         np.testing.assert_array_equal(values, getattr(statistics, field.name))
 
 
-def test_a_contract_comes_back_as_it_was() -> None:
+@pytest.mark.parametrize(("tokens", "graphs"), [(None, GRAPHS), (toy_tokens(), BOTH_GRAPHS), (COSMOS, BOTH_GRAPHS)])
+def test_a_contract_comes_back_as_it_was(tokens: TokenSpec | None, graphs: GraphFiles) -> None:
     statistics = make_statistics()
     schema = replace(
         toy_contract().state, mean=statistics.mean, std=statistics.std, low=statistics.low, high=statistics.high
     )
-    contract = replace(toy_contract(), state=schema)
-    file = contract_from_json(contract_to_json(contract, GRAPHS, STATISTICS_TEXT), STATISTICS_TEXT)
-    assert file.graphs == GRAPHS
+    contract = replace(toy_contract(tokens=tokens), state=schema)
+    file = contract_from_json(contract_to_json(contract, graphs, STATISTICS_TEXT), STATISTICS_TEXT)
+    assert file.graphs == graphs
     for field in fields(contract):
         if field.name != "state":
             assert getattr(file.contract, field.name) == getattr(contract, field.name), field.name
@@ -95,6 +99,9 @@ def test_a_contract_comes_back_as_it_was() -> None:
         ("buckets", [1, 1], "buckets: expected ascending"),
         ("graphs/step", ..., "graphs: key 'step' is missing"),
         ("graphs/other", "x", "graphs: key 'other' is unknown"),
+        ("tokens", ..., "'tokens' is missing"),
+        ("graphs/frame_step", "f.onnx", "graphs: key 'frame_step' is unknown"),
+        ("capabilities", ["predict", "likelihood"], "capabilities: 'likelihood' is there exactly when tokens are"),
     ],
 )
 def test_a_wrong_contract_is_refused_by_key(path: str, value: object, message: str) -> None:
@@ -102,6 +109,37 @@ def test_a_wrong_contract_is_refused_by_key(path: str, value: object, message: s
     with pytest.raises(BundleError, match=message) as caught:
         contract_from_json(edited(text, path, value), STATISTICS_TEXT)
     assert str(caught.value).startswith("contract.json: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("tokens", None, "capabilities: 'likelihood' is there exactly when tokens are"),
+        ("tokens", 64000, "tokens: expected an object"),
+        ("tokens/levels", ..., "tokens: key 'levels' is missing"),
+        ("tokens/width", 1, "tokens: key 'width' is unknown"),
+        ("tokens/levels", [8, 0], "tokens: levels: expected an integer"),
+        ("tokens/grid", [4], "tokens: grid: expected two integers"),
+        ("tokens/window_frames", 0, "tokens: window_frames: expected an integer"),
+        ("tokens/window_frames", 16, "window_grids: the frames of a window"),
+        ("tokens/window_grids", 4, "window_grids: the frames of a window"),
+        ("tokens/window_grids", 18, "window_grids: the frames of a window"),
+        ("tokens/max_grids", 1.5, "tokens: max_grids: expected an integer"),
+        ("tokens/max_candidates", "9", "tokens: max_candidates: expected an integer"),
+        ("capabilities", ["predict"], "capabilities: 'likelihood' is there exactly when tokens are"),
+        ("graphs/top_k", ..., "graphs: key 'top_k' is missing"),
+        ("graphs/frame_step", None, "graphs: frame_step: expected a string"),
+    ],
+)
+def test_a_wrong_contract_of_a_likelihood_model_is_refused_by_key(path: str, value: object, message: str) -> None:
+    text = contract_to_json(toy_contract(tokens=COSMOS), BOTH_GRAPHS, STATISTICS_TEXT)
+    contract_from_json(text, STATISTICS_TEXT)
+    with pytest.raises(BundleError, match=message):
+        contract_from_json(edited(text, path, value), STATISTICS_TEXT)
+
+
+def test_the_cosmos_tokenizer_has_64000_ids_and_three_grids_a_window() -> None:
+    assert (COSMOS.vocabulary, COSMOS.tokens, COSMOS.frames_per_grid) == (64000, 1024, (1, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -10,22 +10,38 @@ import pytest
 
 from foreframe_engines import (
     GRAPHS,
+    LIKELIHOOD_GRAPHS,
     Bundle,
+    GraphLikelihoodEngine,
     GraphRolloutEngine,
+    GridScore,
+    LikelihoodEngine,
+    MemoryShape,
     Prediction,
     Query,
     RolloutEngine,
     StepRow,
     Strategy,
+    TokenHistory,
+    TokenRow,
+    first_row,
     get_schedule,
     num_steps,
+    open_likelihood_engine,
     open_rollout_engine,
+    read_history,
     sample,
     summarise,
 )
 from foreframe_engines.runtime.ort import OrtSession
 from foreframe_engines.sampling import initial_member, step_all
-from foreframe_engines.testing import LeakyToyEngine, ToyRolloutEngine, toy_contract
+from foreframe_engines.testing import (
+    LeakyToyEngine,
+    LeakyToyLikelihoodEngine,
+    ToyLikelihoodEngine,
+    ToyRolloutEngine,
+    toy_contract,
+)
 
 MakeQuery = Callable[..., Query]
 
@@ -145,3 +161,84 @@ def test_the_mix_is_a_real_one(make_query: MakeQuery) -> None:
     engine = ToyRolloutEngine(toy_contract(buckets=(1, 2, 4, 8, 16)))
     predict_together(engine, mixed_queries(make_query))
     assert max(engine.step_rows) == 16
+
+
+def mixed_rows(engine: LikelihoodEngine) -> list[TokenRow]:
+    """Histories of 0 to 3 grids, forks of one history, rows with and without a target, and two sizes of the top."""
+    rng = np.random.default_rng(8)
+    tokens = engine.tokens
+    ids = rng.integers(0, tokens.vocabulary, (4, tokens.tokens))
+    states = rng.standard_normal((4, 3), dtype=np.float32)
+    rows = []
+    for num_grids, target, top_k in [(1, None, None), (4, ids[0], 2), (3, ids[1], None), (2, None, 3), (4, ids[2], 3)]:
+        context = read_history(engine, ids[:num_grids], states[:num_grids])
+        rows += [first_row(context, state, target, top_k) for state in rng.standard_normal((3, 3), dtype=np.float32)]
+    return rows
+
+
+def score_bytes(score: GridScore) -> list[bytes]:
+    arrays = [score.log_probability, score.greedy, score.top_log_mass, score.is_in_top]
+    arrays += [score.history.keys[-1], score.history.values[-1]]
+    return [array.tobytes() for array in arrays if array is not None]
+
+
+def merged(row: TokenRow) -> TokenRow:
+    """Hold the same history in one piece instead of one a grid."""
+    if not row.history.keys:
+        return row
+    keys, values = (np.concatenate(arrays, axis=2) for arrays in (row.history.keys, row.history.values))
+    return replace(row, history=TokenHistory((keys,), (values,)))
+
+
+def is_reading_invariant(engine: LikelihoodEngine) -> bool:
+    rows = mixed_rows(engine)
+    alone = [score_bytes(engine.read([row])[0]) for row in rows]
+    for seed, size in enumerate((1, 2, 5, 15)):
+        order = np.random.default_rng(seed).permutation(len(rows))
+        for places in np.split(order, range(size, len(rows), size)):
+            together = engine.read([rows[place] for place in places])
+            if [score_bytes(score) for score in together] != [alone[place] for place in places]:
+                return False
+    return True
+
+
+@pytest.fixture(params=[1, 2, 4])
+def ort_reader(request: pytest.FixtureRequest, golden_likelihood_bundle: Path) -> Iterator[GraphLikelihoodEngine]:
+    engine = open_likelihood_engine(Bundle.open(golden_likelihood_bundle), num_threads=request.param)
+    yield engine
+    engine.close()
+
+
+def test_the_likelihood_toys_rows_never_touch() -> None:
+    assert is_reading_invariant(ToyLikelihoodEngine())
+
+
+def test_a_likelihood_toy_that_leaks_is_caught() -> None:
+    assert not is_reading_invariant(LeakyToyLikelihoodEngine())
+
+
+def test_onnx_runtime_reads_equal_bytes_in_any_batch_and_order(ort_reader: GraphLikelihoodEngine) -> None:
+    assert ort_reader.determinism == "bitwise"
+    assert is_reading_invariant(ort_reader)
+
+
+def test_a_history_reads_the_same_in_pieces_shared_or_built_anew(ort_reader: GraphLikelihoodEngine) -> None:
+    rows, again = mixed_rows(ort_reader), mixed_rows(ort_reader)
+    pieces, anew, whole = (
+        [score_bytes(score) for score in ort_reader.read(some)] for some in (rows, again, [merged(row) for row in rows])
+    )
+    assert pieces == anew == whole
+
+
+def test_a_frame_step_that_leaks_is_caught_where_rows_share_a_forward(leaky_likelihood_bundle: Path) -> None:
+    bundle = Bundle.open(leaky_likelihood_bundle)
+    sessions = {name: OrtSession(bundle.graph_path(name), num_threads=1) for name in LIKELIHOOD_GRAPHS}
+    engine = GraphLikelihoodEngine(bundle.contract, sessions, MemoryShape(layers=2, width=5))
+    assert not is_reading_invariant(engine)
+    engine.close()
+
+
+def test_even_a_frame_step_that_leaks_reads_equal_bytes_on_the_cpu(leaky_likelihood_bundle: Path) -> None:
+    engine = open_likelihood_engine(Bundle.open(leaky_likelihood_bundle), num_threads=2)
+    assert is_reading_invariant(engine)
+    engine.close()

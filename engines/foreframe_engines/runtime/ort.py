@@ -51,7 +51,9 @@ class OrtSession:
             outputs = self._session.run(self.output_names, inputs)
         except self._errors as error:
             raise ModelFault(f"{self._name} failed: {error}") from error
-        return dict(zip(self.output_names, outputs, strict=True))
+        # The library's 64-bit integers are C's long long, which numpy holds to be another type than its own int64.
+        own = (output.view(output.dtype.str) for output in outputs)
+        return dict(zip(self.output_names, own, strict=True))
 
     def close(self) -> None:
         """Free the graph and its threads once the last run has returned."""

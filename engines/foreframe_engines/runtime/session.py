@@ -1,10 +1,12 @@
 """One graph ready to run, whatever runs it: arrays in by name, arrays out by name. Knows no model family."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from foreframe_engines.errors import BundleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +41,11 @@ class Session(Protocol):
     def close(self) -> None:
         """Free what the graph holds."""
         ...
+
+
+def require_tensors(place: str, expected: Iterable[TensorSpec], actual: Iterable[TensorSpec]) -> None:
+    """Find at a place each expected tensor by name, with its dtype and axes. Raises BundleError naming both."""
+    by_name = {spec.name: spec for spec in actual}
+    for spec in expected:
+        if spec.name not in by_name or not spec.fits(by_name[spec.name]):
+            raise BundleError(f"{place} {spec.name!r} is not {spec.dtype} {list(spec.shape)}")

@@ -20,6 +20,12 @@ def test_a_session_runs_its_graph_by_names(golden_bundle: Path) -> None:
     session.close()
 
 
+def test_outputs_are_of_numpys_own_types(golden_likelihood_bundle: Path) -> None:
+    session = OrtSession(golden_likelihood_bundle / "tokenize.onnx", num_threads=1)
+    assert session.run({"frames": np.zeros((1, 3, 8, 8, 3), np.uint8)})["ids"].dtype.type is np.int64
+    session.close()
+
+
 def test_axes_of_free_length_are_none(golden_bundle: Path) -> None:
     session = OrtSession(golden_bundle / "step.onnx", num_threads=1)
     assert session.inputs[0] == TensorSpec("latents", "float32", (None, 12, 3, 4, 4))
