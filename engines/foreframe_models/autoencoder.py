@@ -97,13 +97,13 @@ class FrameAutoencoder(nn.Module):
     @torch.no_grad()
     def start_as_pca(self, frames: Tensor) -> None:
         """Set the linear paths to the principal components of the patches of sample `frames` `b 3 h w`."""
-        pixels = functional.pixel_unshuffle(frames, self.config.patch).movedim(1, -1).flatten(0, 2).double()
+        pixels = patches(frames, self.config.patch)
         mean = pixels.mean(0)
         centred = pixels - mean
         _, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
         basis = vectors.flip(1)[:, : self.config.channels].T.float()
-        _set_linear(self.project, basis, -basis @ mean.float())
-        _set_linear(self.unproject, basis.T, mean.float())
+        set_linear(self.project, basis, -basis @ mean.float())
+        set_linear(self.unproject, basis.T, mean.float())
 
     @torch.no_grad()
     def fit_scale(self, frames: Tensor) -> None:
@@ -118,7 +118,13 @@ class FrameAutoencoder(nn.Module):
         self.latents_std.copy_(half * (std / half).square().mean().sqrt())
 
 
-def _set_linear(layer: nn.Conv2d, matrix: Tensor, offset: Tensor) -> None:
+def patches(frames: Tensor, patch: int) -> Tensor:
+    """Return every square patch of frames `b c h w` as a float64 row."""
+    return functional.pixel_unshuffle(frames, patch).movedim(1, -1).flatten(0, 2).double()
+
+
+def set_linear(layer: nn.Conv2d, matrix: Tensor, offset: Tensor) -> None:
+    """Make a 1x1 convolution this matrix and offset."""
     parameters = dict(layer.named_parameters())
     parameters["weight"].copy_(matrix[:, :, None, None])
     parameters["bias"].copy_(offset)

@@ -6,22 +6,27 @@ Reading is strict: an unknown or missing key or another type raises BundleError 
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from foreframe_engines.errors import BundleError
 from foreframe_engines.strict_json import Json, JsonRecord, parse_json
 from foreframe_models.autoencoder import AutoencoderConfig
 from foreframe_models.rollout import RolloutConfig
+from foreframe_models.st_transformer import StConfig
+from foreframe_models.tokenizer import TokenizerConfig
 
 MODEL_FILE = "model.json"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything that is needed to build a rollout bundle's modules anew."""
+    """Everything that is needed to build a bundle's modules anew; the last two are None where it only predicts."""
 
     rollout: RolloutConfig
     autoencoder: AutoencoderConfig
+    tokenizer: TokenizerConfig | None = None
+    likelihood: StConfig | None = None
 
 
 def config_to_json(config: ModelConfig) -> str:
@@ -41,6 +46,9 @@ def _read_config(kind: Any, value: Json, where: str) -> Any:  # noqa: ANN401 - a
 
 
 def _read_value(kind: Any, value: Json, where: str) -> object:  # noqa: ANN401 - a type or a generic alias
+    if get_origin(kind) is UnionType:
+        (kind,) = (each for each in get_args(kind) if each is not NoneType)
+        return None if value is None else _read_value(kind, value, where)
     if get_origin(kind) is tuple:
         return _read_tuple(get_args(kind), value, where)
     if is_dataclass(kind):

@@ -53,7 +53,7 @@ class StateBranch(nn.Module):
             *(layer for stride in config.strides for layer in _temporal_stage(hidden, stride))
         )
         self.r_embedding = nn.Sequential(nn.Linear(hidden, width), nn.SiLU(), nn.Linear(width, width))
-        self.r_projection = nn.Sequential(nn.SiLU(), _zeroed(nn.Linear(width, NUM_TERMS * width)))
+        self.r_projection = nn.Sequential(nn.SiLU(), zeroed(nn.Linear(width, NUM_TERMS * width)))
         self.robot_modulation = nn.ParameterList(
             [nn.Parameter(torch.zeros(1, NUM_TERMS, width)) for _ in range(num_layers)]
         )
@@ -84,7 +84,7 @@ class StateMap(nn.Module):
             nn.SiLU(),
             nn.Linear(config.map_hidden, config.map_hidden),
             nn.SiLU(),
-            _zeroed(nn.Linear(config.map_hidden, positions * width)),
+            zeroed(nn.Linear(config.map_hidden, positions * width)),
         )
 
     def forward(self, states: Tensor) -> Tensor:
@@ -102,7 +102,8 @@ def _temporal_stage(hidden: int, stride: int) -> tuple[nn.Module, ...]:
     return nn.Conv1d(hidden, hidden, 3, stride, padding=1), nn.SiLU(), nn.GroupNorm(8, hidden)
 
 
-def _zeroed(layer: nn.Linear) -> nn.Linear:
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """Start a linear layer at zero, so that what it feeds is at first not there."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

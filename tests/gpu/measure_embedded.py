@@ -107,8 +107,7 @@ def synchronise(device: torch.device) -> None:
 def measure(device: torch.device, *, is_compiled: bool) -> dict[str, object]:
     """Check and time every batch size; raises AssertionError when latents differ too much to be timed."""
     bundle = Bundle.open(builtin_bundle())
-    autoencoder, rollout = load_models(bundle.path)
-    step = graphs_of(autoencoder, rollout)["step"].module.to(device).eval()
+    step = graphs_of(load_models(bundle.path), bundle.contract)["step"].module.to(device).eval()
     torch.backends.cuda.matmul.allow_tf32 = False
     results = []
     for batch in BATCHES:

@@ -21,10 +21,13 @@ from foreframe_engines import (
     StateStatistics,
     Strategy,
 )
+from foreframe_engines.types import TokenSpec
 from foreframe_models.autoencoder import AutoencoderConfig, FrameAutoencoder
-from foreframe_models.export import export_bundle
+from foreframe_models.export import Models, TokenModels, export_bundle
 from foreframe_models.rollout import RolloutConfig, RolloutModel, Target
+from foreframe_models.st_transformer import Span, StConfig, StTransformer
 from foreframe_models.state_branch import StateBranchConfig
+from foreframe_models.tokenizer import FrameTokenizer, TokenizerConfig
 from foreframe_models.wan import WanConfig
 
 torch.set_num_threads(1)
@@ -80,6 +83,29 @@ def small_autoencoder() -> FrameAutoencoder:
     return model.eval()
 
 
+LEVELS = (4, 3, 2)
+
+
+def small_tokenizer() -> FrameTokenizer:
+    torch.manual_seed(2)
+    model = FrameTokenizer(TokenizerConfig(LEVELS, widths=(8, 16, 24), decoder_depth=1))
+    model.start_as_pca(torch.rand(64, 3, 16, 16) * 2 - 1)
+    randomise(model)
+    return model.eval()
+
+
+def small_token_model(
+    *, factors: tuple[int, ...] = (4, 6), is_mapped: bool = True, span: Span = Span.FACTORISED
+) -> StTransformer:
+    torch.manual_seed(3)
+    state = StateBranchConfig(num_states=NUM_STATES, raw_states=(4, 5), hidden=16, is_mapped=is_mapped, map_hidden=12)
+    model = StTransformer(
+        StConfig(state, num_layers=2, num_heads=2, width=16, tokens=4, factors=factors, factor_hidden=8, span=span)
+    )
+    randomise(model, 4)
+    return model.eval()
+
+
 def small_statistics() -> StateStatistics:
     ones = np.ones(NUM_STATES, np.float32)
     return StateStatistics(0.25 * ones, 0.5 * ones, -3 * ones, 3 * ones, -2 * ones, 2 * ones)
@@ -109,8 +135,9 @@ def small_contract() -> Contract:
         sampler=SamplerSpec(4, 16, 1.0, 1, 8),
         latent_shape=(CHANNELS, 2, 2),
         frames_per_latent=1,
-        capabilities=("predict",),
+        capabilities=("predict", "score", "likelihood"),
         buckets=(1, 2, 4),
+        tokens=TokenSpec(LEVELS, (2, 2), 1, 1, max_grids=6, max_candidates=8),
     )
 
 
@@ -119,20 +146,34 @@ class ExportedBundle:
     """A bundle's folder and the models it was made from, which the export rounded to float16."""
 
     folder: Path
-    autoencoder: FrameAutoencoder
-    rollout: RolloutModel
+    models: Models
+
+    @property
+    def autoencoder(self) -> FrameAutoencoder:
+        return self.models.autoencoder
+
+    @property
+    def rollout(self) -> RolloutModel:
+        return self.models.rollout
+
+    @property
+    def tokens(self) -> TokenModels:
+        assert self.models.tokens is not None
+        return self.models.tokens
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedBundle:
     folder = tmp_path_factory.mktemp("exported") / "bundle"
-    autoencoder, rollout = small_autoencoder(), small_model()
+    rollout, likelihood = small_model(), small_token_model()
     statistics = small_statistics()
-    rollout.states_mean.copy_(torch.from_numpy(statistics.mean))
-    rollout.states_std.copy_(torch.from_numpy(statistics.std))
+    for model in (rollout, likelihood):
+        model.states_mean.copy_(torch.from_numpy(statistics.mean))
+        model.states_std.copy_(torch.from_numpy(statistics.std))
+    models = Models(small_autoencoder(), rollout, TokenModels(small_tokenizer(), likelihood))
     extra = {"README.md": b"# small\n"}
-    export_bundle(folder, autoencoder, rollout, small_contract(), statistics, extra_files=extra)
-    return ExportedBundle(folder, autoencoder, rollout)
+    export_bundle(folder, models, small_contract(), statistics, extra_files=extra)
+    return ExportedBundle(folder, models)
 
 
 ModelFactory = Callable[..., RolloutModel]
@@ -142,6 +183,18 @@ ModelFactory = Callable[..., RolloutModel]
 def make_model() -> ModelFactory:
     """Make a small model with every parameter moved away from its start; switches as in `small_config`."""
     return small_model
+
+
+@pytest.fixture
+def make_token_model() -> Callable[..., StTransformer]:
+    """Make a small token model with every parameter moved; switches: factors, is_mapped, span."""
+    return small_token_model
+
+
+@pytest.fixture
+def tokenizer() -> FrameTokenizer:
+    """A small tokenizer with 24 ids, four a frame of 16 pixels."""
+    return small_tokenizer()
 
 
 @pytest.fixture

@@ -12,13 +12,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from foreframe_engines import Bundle, GraphRolloutEngine, Query, get_schedule, open_rollout_engine, sample
-from foreframe_engines.bundle import GRAPHS
+from foreframe_engines.bundle import GRAPHS, LIKELIHOOD_GRAPHS
 from foreframe_engines.engine import RolloutEngine
 from foreframe_engines.runtime.torch_session import TorchSession
 from foreframe_engines.sampling import initial_member, step_all
 from foreframe_engines.types import StepRow
-from foreframe_models.export import MIN_EXTERNAL_BYTES, WEIGHTS, graphs_of
+from foreframe_models.export import graphs_of
+from foreframe_models.weights import MIN_EXTERNAL_BYTES, WEIGHTS
 
+ALL_GRAPHS = (*GRAPHS, *LIKELIHOOD_GRAPHS)
 MAX_GRAPH_BYTES = 400_000
 REPOSITORY = Path(__file__).parents[2]
 
@@ -32,9 +34,9 @@ def onnx_engine(exported) -> Iterator[GraphRolloutEngine]:
 
 @pytest.fixture(scope="module")
 def torch_engine(exported, onnx_engine: GraphRolloutEngine) -> Iterator[GraphRolloutEngine]:
+    graphs = graphs_of(exported.models, onnx_engine.contract)
     sessions = {
-        name: TorchSession(graph.module, tuple(graph.inputs), graph.outputs)
-        for name, graph in graphs_of(exported.autoencoder, exported.rollout).items()
+        name: TorchSession(graphs[name].module, tuple(graphs[name].inputs), graphs[name].outputs) for name in GRAPHS
     }
     engine = GraphRolloutEngine(onnx_engine.contract, sessions)
     yield engine
@@ -65,7 +67,7 @@ def test_the_bundle_is_complete_and_verified(exported) -> None:
     bundle = Bundle.open(exported.folder)
     assert bundle.contract.model == "small"
     names = {path.name for path in exported.folder.iterdir()}
-    graphs = {f"{name}.onnx" for name in GRAPHS}
+    graphs = {f"{name}.onnx" for name in ALL_GRAPHS}
     assert names == graphs | {WEIGHTS, "contract.json", "stats.json", "model.json", "manifest.json", "README.md"}
 
 
@@ -106,7 +108,7 @@ def test_members_change_nothing_about_each_other(onnx_engine: GraphRolloutEngine
         np.testing.assert_array_equal(onnx_engine.step([row])[0], expected)
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", ALL_GRAPHS)
 def test_a_graph_is_small_and_valid(exported, name: str) -> None:
     path = exported.folder / f"{name}.onnx"
     assert path.stat().st_size < MAX_GRAPH_BYTES
@@ -126,7 +128,7 @@ def large_copies(graph: onnx.ModelProto, stored: list[bytes]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", ALL_GRAPHS)
 def test_no_graph_repeats_a_stored_weight(exported, name: str) -> None:
     assert large_copies(load_graph(exported.folder, name), stored_tensors(exported.folder)) == []
 
@@ -154,7 +156,7 @@ def traces_of_a_machine(proto: onnx.ModelProto) -> list[str]:
     return found + [item.doc_string for item in items if item.doc_string or item.metadata_props]
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", ALL_GRAPHS)
 def test_a_graph_names_nothing_of_the_machine_that_made_it(exported, name: str) -> None:
     assert traces_of_a_machine(load_graph(exported.folder, name)) == []
 
@@ -166,6 +168,6 @@ def test_such_a_name_would_be_found() -> None:
 
 
 def test_weights_are_stored_once_as_float16(exported) -> None:
-    models = (exported.autoencoder, exported.rollout)
+    models = exported.models.by_name().values()
     num_values = sum(tensor.numel() for model in models for tensor in model.state_dict().values())
     assert sum(len(content) for content in stored_tensors(exported.folder)) == 2 * num_values

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from foreframe_engines import Bundle, BundleError, Query, open_rollout_engine, sample, write_manifest
-from foreframe_models.export import WEIGHTS
 from foreframe_models.reference import load_models, open_reference_engine
+from foreframe_models.weights import WEIGHTS
 
 
 @pytest.fixture
@@ -28,11 +28,14 @@ def edit_config(folder: Path, **rollout: object) -> None:
 
 
 def test_the_models_come_back_bit_for_bit(exported) -> None:
-    for loaded, original in zip(load_models(exported.folder), (exported.autoencoder, exported.rollout), strict=True):
-        assert loaded.config == original.config
+    models = load_models(exported.folder)
+    assert models.config == exported.models.config
+    originals = exported.models.by_name()
+    for name, loaded in models.by_name().items():
+        original = originals[name]
         tensors, expected = loaded.state_dict(), original.state_dict()
         assert tensors.keys() == expected.keys()
-        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+        assert all(torch.equal(tensors[key], expected[key]) for key in expected)
         assert not loaded.training
 
 

@@ -32,18 +32,16 @@ def train_autoencoder(
         write_json(folder / RECIPE_FILE, asdict(recipe))
     torch.manual_seed(recipe.loop.seed)
     model = FrameAutoencoder(recipe.model)
-    sample = to_input(train.frames[:: max(1, train.num_episodes // 200), ::8].reshape(-1, *train.frames.shape[2:]))
+    sample = to_input(train.spread(num_episodes=200, stride=8))
     model.start_as_pca(sample)
     model.fit_scale(sample)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.loop.lr, betas=(0.9, 0.99), weight_decay=0.0)
     trainer = Trainer(model, [optimizer], recipe.loop, folder)
-    held_out = to_input(validation.frames[:, ::16].reshape(-1, *validation.frames.shape[2:]))
+    held_out = to_input(validation.spread(num_episodes=validation.num_episodes, stride=16))
 
     def loss(model: FrameAutoencoder, step: int, generator: torch.Generator) -> Tensor:
         rng = step_rng(recipe.loop.seed, step, trainer.rank.index)
-        count = recipe.batch_size // trainer.rank.count
-        episodes = rng.integers(train.num_episodes, size=count)
-        frames = to_input(train.frames[episodes, rng.integers(train.num_frames, size=count)])
+        frames = to_input(train.draw_frames(rng, recipe.batch_size // trainer.rank.count))
         return reconstruction_loss(model, frames, recipe.latent_noise, generator)
 
     yield from trainer.run(loss, lambda model: {"psnr": reconstruction_psnr(model, held_out)})

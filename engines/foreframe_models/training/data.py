@@ -44,6 +44,16 @@ class EpisodeTensors:
         """How many frames an episode has."""
         return self.frames.shape[1]
 
+    def spread(self, num_episodes: int, stride: int) -> UInt8[np.ndarray, "b h w 3"]:
+        """Return every `stride`-th frame of about so many episodes, spread over the data set."""
+        some = self.frames[:: max(1, self.num_episodes // num_episodes), ::stride]
+        return some.reshape(-1, *self.frames.shape[2:])
+
+    def draw_frames(self, rng: np.random.Generator, count: int) -> UInt8[np.ndarray, "b h w 3"]:
+        """Draw frames uniformly, with replacement."""
+        episodes = rng.integers(self.num_episodes, size=count)
+        return self.frames[episodes, rng.integers(self.num_frames, size=count)]
+
 
 def _arrays(episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return episode.frames, episode.states, episode.masks

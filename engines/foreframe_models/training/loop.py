@@ -93,6 +93,26 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.lr * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One evaluated moment of a run, as its log holds it."""
+
+    step: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+def read_evaluations(folder: Path) -> list[Evaluated]:
+    """Read every evaluated moment of a run's log."""
+    with (folder / LOG_FILE).open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metrics"]]
+    return [Evaluated(int(row["step"]), float(row["seconds"]), _read_metrics(row["metrics"])) for row in rows]
+
+
+def _read_metrics(text: str) -> dict[str, float]:
+    return {name: float(number) for name, number in (item.split("=") for item in text.split(" "))}
+
+
 def write_json(path: Path, record: Mapping[str, object]) -> None:
     """Write one JSON object, making its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
