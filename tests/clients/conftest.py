@@ -22,7 +22,7 @@ MODEL = {
     "fps": 10.0,
     "state_schema": "eve25",
     "state_dim": 25,
-    "capabilities": ["predict"],
+    "capabilities": ["predict", "likelihood", "score"],
 }
 
 
@@ -60,6 +60,77 @@ def prediction_document() -> dict[str, object]:
     }
 
 
+def likelihood_document() -> dict[str, object]:
+    """One whole reply about two grids of 2 x 3 ids."""
+    return {
+        "id": "l-1",
+        "model": "toy",
+        "revision": "r1",
+        "scenario": "teacher_forced",
+        "support": "top_k",
+        "nats_total": 24.0,
+        "bits_total": 34.6,
+        "nats_per_token": 2.0,
+        "bits_per_token": 2.885,
+        "bits_per_frame": [14.6, 20.0],
+        "grid_frames": [[1], [2, 3]],
+        "bits_per_pixel": 0.9,
+        "tokens": 12,
+        "topk_cross_entropy": {
+            "k": 5,
+            "definition": "topk_renormalised",
+            "value": 1.5,
+            "escape_nats": 0.25,
+            "escape_mass": 0.125,
+            "num_outside": 3,
+            "left_out": 3,
+        },
+        "surprise_per_frame": [
+            {"frames": [1], "bits": 14.6, "z": -1.0, "quantile": 0.1},
+            {"frames": [2, 3], "bits": 20.0, "z": 2, "quantile": 0.99},
+        ],
+        "map": pack_array(np.arange(12, dtype=np.float32).reshape(2, 2, 3)),
+        "timings_ms": {"total": 3.5},
+        "deadline_met": True,
+        "warnings": [],
+    }
+
+
+def candidate_document(index: int, cost: float, rank: int, **changes: object) -> dict[str, object]:
+    fields: dict[str, object] = {"index": index, "id": str(index), "status": "ok", "reason": None, "cost": cost}
+    fields.update(terms={"goal_image": cost}, constraints=[], feasible=True, rank=rank, uncertainty=None, frames=None)
+    return {**fields, **changes}
+
+
+def scores_document() -> dict[str, object]:
+    """One whole reply: the second of three is best, the first breaks a bound, the third is invalid."""
+    bound = {"kind": "spread", "value": 0.5, "max": 0.25, "satisfied": False}
+    kept = {**bound, "value": 0.125, "satisfied": True}
+    shown = [{"index": 2, "t_s": 0.2, "image": picture(7)}]
+    lost = {"status": "invalid", "reason": "not finite", "terms": None, "constraints": None, "feasible": None}
+    return {
+        "id": "s-1",
+        "model": "toy",
+        "revision": "r1",
+        "direction": "minimize",
+        "best_index": 1,
+        "rank_stability": 0.75,
+        "seed": 7,
+        "strategy": "sample",
+        "members": 8,
+        "determinism": "bitwise",
+        "candidates": [
+            candidate_document(0, 0.5, 2, constraints=[bound], feasible=False),
+            candidate_document(1, 1.5, 1, constraints=[kept], frames=shown),
+            candidate_document(2, None, None, **lost),
+        ],
+        "scored": 2,
+        "deadline_met": True,
+        "timings_ms": {"total": 9.0},
+        "warnings": [],
+    }
+
+
 def packed(document: dict[str, object], status: int = 200) -> httpx.Response:
     return httpx.Response(status, content=encode(document), headers={"content-type": "application/msgpack"})
 
@@ -72,7 +143,10 @@ def problem(code: str, status: int, *, retryable: bool, **more: object) -> httpx
 
 
 class ScriptedServer:
-    """Answers GET with one model and POST with the next entry of its script, the last one for ever; keeps what came."""
+    """Answers GET with one model and all else with the next entry of its script, the last one for ever.
+
+    It keeps what came.
+    """
 
     def __init__(self) -> None:
         self.script: list[object] = [packed(prediction_document())]
@@ -139,6 +213,16 @@ def refuse():
 @pytest.fixture
 def prediction():
     return prediction_document()
+
+
+@pytest.fixture
+def likelihood():
+    return likelihood_document()
+
+
+@pytest.fixture
+def scores():
+    return scores_document()
 
 
 @pytest.fixture

@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from foreframe_client import InvalidRequest, NonFinite, Overloaded, ProtocolError, ServerError, UnknownModel
+from foreframe_client import (
+    InvalidRequest,
+    NonFinite,
+    Observation,
+    Overloaded,
+    ProtocolError,
+    ServerError,
+    UnknownModel,
+)
 from foreframe_client import _wire as wire
 from foreframe_client._arrays import pack_array
 from foreframe_client._msgpack import encode
@@ -184,28 +192,46 @@ def test_path_segments_cannot_leave_their_place():
 )
 def test_frames_that_cannot_be_sent_are_named(frames, scene):
     with pytest.raises(InvalidRequest, match=r"^frames must"):
-        wire.inputs(frames, scene.states, scene.future_states)
+        wire.seen(frames, scene.states, None)
 
 
 @pytest.mark.parametrize("states", [np.zeros(25), np.zeros((1, 2, 3)), np.zeros((0, 25)), "x", None, [["a"]], [[1j]]])
-@pytest.mark.parametrize("name", ["states", "future_states"])
-def test_states_that_cannot_be_sent_are_named(states, name, scene):
-    rows = {"states": scene.states, "future_states": scene.future_states, name: states}
-    with pytest.raises(InvalidRequest, match=f"^{name} must"):
-        wire.inputs(scene.frames, **rows)
+def test_states_that_cannot_be_sent_are_named(states, scene):
+    with pytest.raises(InvalidRequest, match=r"^states must"):
+        wire.seen(scene.frames, states, None)
+    with pytest.raises(InvalidRequest, match=r"^future_states must"):
+        wire.state_rows("future_states", states)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
-@pytest.mark.parametrize("name", ["states", "future_states"])
-def test_numbers_that_are_not_finite_are_named(value, name, scene):
-    getattr(scene, name)[1, 2] = value
-    with pytest.raises(NonFinite, match=f"^{name} holds"):
-        wire.inputs(*scene.arrays)
+def test_numbers_that_are_not_finite_are_named(value, scene):
+    scene.states[1, 2] = value
+    with pytest.raises(NonFinite, match=r"^states holds"):
+        wire.seen(scene.frames, scene.states, None)
 
 
-def test_states_may_be_lists_and_whole_numbers(scene):
-    checked = wire.inputs(scene.frames, [[1, 2], [3, 4]], np.array([[1, 2]]))
-    assert checked.states.dtype == checked.future_states.dtype == np.float32
+def test_states_may_be_lists_and_whole_numbers():
+    for rows in ([[1, 2], [3, 4]], np.array([[1, 2]])):
+        assert wire.state_rows("states", rows).dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [True, "1", None, 1j])
+def test_what_is_no_number_is_named(value):
+    with pytest.raises(InvalidRequest, match="weight must be a number"):
+        wire.number("weight", value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.inf])
+def test_a_number_that_is_not_finite_is_named(value):
+    with pytest.raises(NonFinite, match="weight must be finite"):
+        wire.number("weight", value)
+
+
+def test_an_observation_stands_instead_of_frames(scene):
+    held = Observation("o-1", 60.0)
+    assert wire.seen(None, None, held) is held
+    with pytest.raises(InvalidRequest, match="beside an observation"):
+        wire.seen(scene.frames, None, held)
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", np.bool_(True), None])

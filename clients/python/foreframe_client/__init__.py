@@ -1,7 +1,7 @@
 """Ask a foreframe server what a robot will see: numpy arrays in, numpy arrays out."""
 
-from foreframe_client._async_client import AsyncClient
-from foreframe_client._client import Client
+from foreframe_client._async_client import AsyncClient, AsyncHeldObservation
+from foreframe_client._client import Client, HeldObservation
 from foreframe_client._errors import (
     CameraMissing,
     CapabilityMissing,
@@ -36,28 +36,52 @@ from foreframe_client._errors import (
 )
 from foreframe_client._resize import resize_with_pad
 from foreframe_client._retry import RetryPolicy
-from foreframe_client._types import Camera, Degraded, Model, Notice, Prediction, StateSchema
+from foreframe_client._types import (
+    Camera,
+    CandidateScore,
+    Constraint,
+    ConstraintValue,
+    Degraded,
+    Likelihood,
+    Model,
+    Notice,
+    Objective,
+    Observation,
+    Prediction,
+    Scores,
+    StateSchema,
+    Surprise,
+    TopKCrossEntropy,
+)
 from foreframe_client._version import __version__
 
 __all__ = [
     "AsyncClient",
+    "AsyncHeldObservation",
     "Camera",
     "CameraMissing",
+    "CandidateScore",
     "CapabilityMissing",
     "Client",
     "ConnectionFailed",
+    "Constraint",
+    "ConstraintValue",
     "DeadlineExceeded",
     "DeadlineUnmeetable",
     "Degraded",
     "Forbidden",
     "ForeframeError",
     "Gone",
+    "HeldObservation",
     "InvalidRequest",
+    "Likelihood",
     "Model",
     "ModelFault",
     "NonFinite",
     "NotReady",
     "Notice",
+    "Objective",
+    "Observation",
     "Overloaded",
     "PayloadTooLarge",
     "Prediction",
@@ -67,13 +91,16 @@ __all__ = [
     "Reason",
     "RequestTimeout",
     "RetryPolicy",
+    "Scores",
     "ServerError",
     "StateDimMismatch",
     "StateSchema",
     "StepOutOfOrder",
     "Superseded",
+    "Surprise",
     "TimedOut",
     "TooExpensive",
+    "TopKCrossEntropy",
     "TransportError",
     "Unauthorized",
     "UnknownModel",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, Optional, Type, TypeVar
 
@@ -12,6 +13,7 @@ import httpx
 from foreframe_client import _calls as calls
 from foreframe_client._http import failure_of, headers_of, method_signature, reply_of, request_of
 from foreframe_client._retry import RetryPolicy
+from foreframe_client._types import Observation
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -31,6 +33,40 @@ def _awaitable(
 
     call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
     return call
+
+
+def _holding(
+    flow: Callable[Concatenate[calls.Session, _P], calls.Flow[Observation]],
+) -> Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, AsyncHeldObservation]]:
+    """Make a coroutine method that drives a flow to its end and ties what it returns to the client."""
+
+    @functools.wraps(flow)
+    async def call(self: AsyncClient, /, *args: _P.args, **kwargs: _P.kwargs) -> AsyncHeldObservation:
+        held = await self._run(flow(self._session, *args, **kwargs))
+        return AsyncHeldObservation(held.id, held.expires_in_s, held.model, self)
+
+    call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+@dataclass(frozen=True)
+class AsyncHeldObservation(Observation):
+    """An observation that can be forgotten; as an async context manager it is at the end of the block."""
+
+    client: Optional[AsyncClient] = field(default=None, repr=False, compare=False)
+
+    async def forget(self) -> None:
+        """Let the server drop it before it expires."""
+        if self.client is not None:
+            await self.client.forget(self)
+
+    async def __aenter__(self) -> AsyncHeldObservation:
+        return self
+
+    async def __aexit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        await self.forget()
 
 
 class AsyncClient:
@@ -54,6 +90,10 @@ class AsyncClient:
         self._sleep = sleep
 
     predict = _awaitable(calls.predict)
+    likelihood = _awaitable(calls.likelihood)
+    score = _awaitable(calls.score)
+    observe = _holding(calls.observe)
+    forget = _awaitable(calls.forget)
     models = _awaitable(calls.models)
     model = _awaitable(calls.model)
     state_schemas = _awaitable(calls.state_schemas)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable, Dict, Generator, Mapping, Optional, Tuple, TypeVar, Union
+from typing import TYPE_CHECKING, Callable, Dict, Generator, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from foreframe_client._errors import (
     CameraMissing,
     DeadlineExceeded,
     ForeframeError,
+    Gone,
     InvalidRequest,
     ServerError,
     TransportError,
@@ -25,21 +26,32 @@ from foreframe_client._errors import (
 from foreframe_client._retry import MIN_DEADLINE_MS, Deadline, RetryBudget, RetryPolicy, pause_before_retry
 from foreframe_client._types import (
     CachePolicy,
+    Constraint,
     FrameSelection,
+    Likelihood,
     Metadata,
     Model,
     Noise,
+    Objective,
+    Observation,
     OnDeadline,
     Prediction,
     Priority,
     Reducer,
+    ReturnedFrames,
+    Scenario,
+    Scores,
+    SeedPolicy,
     StateSchema,
     Strategy,
+    TopKDefinition,
     Variance,
 )
+from foreframe_client._wire_likelihoods import read_likelihood, read_observation, write_target
+from foreframe_client._wire_scores import read_scores, write_candidates, write_constraints, write_objectives
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, UInt8
+    from jaxtyping import Float32, Int64, UInt8
 
 _DEADLINE_SLACK_S = 1.0
 """How much later than its deadline an answer may still arrive before the client hangs up."""
@@ -75,16 +87,17 @@ class Session:
     clock: Callable[[], float] = time.monotonic
     uniform: Callable[[], float] = random.random
     budget: RetryBudget = field(default_factory=RetryBudget)
-    contracts: Dict[Optional[str], Model] = field(default_factory=dict)
-    """By the name asked for; None is the only model that predicts."""
+    contracts: Dict[Tuple[Optional[str], Optional[str]], Model] = field(default_factory=dict)
+    """By the name asked for, or by the capability that only one model has."""
 
 
 def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so that `help` shows them
     session: Session,
-    frames: UInt8[np.ndarray, "t h w 3"],
-    states: Float32[np.ndarray, "t d"],
-    future_states: Float32[np.ndarray, "H d"],
+    frames: Optional[UInt8[np.ndarray, "t h w 3"]] = None,
+    states: Optional[Float32[np.ndarray, "t d"]] = None,
+    future_states: Optional[Float32[np.ndarray, "H d"]] = None,
     *,
+    observation: Optional[Observation] = None,
     model: Optional[str] = None,
     camera: Optional[str] = None,
     frame_indices: FrameSelection = "all",
@@ -106,33 +119,144 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     """Predict what the camera will see if the robot goes through `future_states`.
 
     frames: context, oldest first, RGB 0..255. states: one row a context frame, physical units. future_states: up to
-    horizon rows. frame_indices: which of the frames 1..horizon to return, rising. ensemble: how many futures to draw;
-    the reducer makes one of them. deadline_ms: budget for the whole call; each try is sent with what is left of it.
+    horizon rows. observation: what `observe` returned, instead of frames and states. frame_indices: which of the
+    frames 1..horizon to return, rising. ensemble: how many futures to draw; the reducer makes one of them.
+    deadline_ms: budget for the whole call; each try is sent with what is left of it.
     model and camera: may be left out when there is only one.
 
     Raises InvalidRequest before anything is sent when an argument has the wrong dtype, axes or a number that is not
     finite; another ServerError when the server refuses; TransportError when no answer came.
     """
     deadline = Deadline.after(wire.optional_whole("deadline_ms", deadline_ms), session.clock())
-    seen = wire.inputs(frames, states, future_states)
+    seen = wire.seen(frames, states, observation)
     body: Dict[str, object] = {
-        "future": wire.future(seen),
+        "future": {"kind": "state", **wire.rows(wire.state_rows("future_states", future_states))},
         "frames": wire.selection(frame_indices),
         "ensemble": {"size": wire.whole("ensemble", ensemble), "reducer": reducer, "noise": noise},
         "sampling": wire.sampling(strategy, steps, seed),
         "return": {"encoding": "raw", "variance": variance, "members": members},
         **wire.given(on_deadline=on_deadline, stream_id=stream_id, priority=priority, cache=cache, metadata=metadata),
     }
-    if camera is None:
-        contract = yield from _contract(session, model, deadline)
-        model, camera = contract.id, _only_camera(contract)
-    body.update(wire.given(model=model, observation=wire.observation(seen, camera)))
+    body.update((yield from _from_seen(session, seen, _Door("predict", model, camera), deadline)))
+    return wire.read_prediction((yield from _submit(session, "/v1/predictions", body, deadline)))
+
+
+def observe(
+    session: Session,
+    frames: UInt8[np.ndarray, "t h w 3"],
+    states: Float32[np.ndarray, "t d"],
+    *,
+    model: Optional[str] = None,
+    camera: Optional[str] = None,
+    ttl_s: Optional[float] = None,
+) -> Flow[Observation]:
+    """Upload and encode what the robot saw once, to be given as `observation` of many calls.
+
+    frames and states: as for `predict`; more frames than a prediction needs are more history for likelihoods.
+    ttl_s: how long the server is to hold it. Raises as `predict` does.
+    """
+    seen = wire.seen(frames, states, None)
+    placed = yield from _from_seen(session, seen, _Door(None, model, camera), Deadline())
+    reply = yield from _submit(session, "/v1/observations", {**placed, **wire.given(ttl_s=ttl_s)}, Deadline())
+    return read_observation(reply, model)
+
+
+def forget(session: Session, observation: Observation) -> Flow[None]:
+    """Let the server drop an observation before it expires; one that is gone already is no error."""
+    path = ("v1", "observations", observation.id)
     try:
-        reply = yield from _ask(session, lambda left_ms: wire.post_prediction(body, left_ms), deadline)
-    except (CameraMissing, UnknownModel):
-        session.contracts.clear()  # the server may have been given another model
-        raise
-    return wire.read_prediction(reply)
+        yield from _ask(session, lambda _left_ms: wire.delete(*path), Deadline())
+    except Gone:
+        return
+
+
+def likelihood(  # noqa: PLR0913 - as for `predict`
+    session: Session,
+    frames: Optional[UInt8[np.ndarray, "t h w 3"]] = None,
+    states: Optional[Float32[np.ndarray, "t d"]] = None,
+    target: Union[UInt8[np.ndarray, "f h w 3"], Int64[np.ndarray, "g s"], None] = None,
+    target_states: Optional[Float32[np.ndarray, "f d"]] = None,
+    *,
+    observation: Optional[Observation] = None,
+    model: Optional[str] = None,
+    camera: Optional[str] = None,
+    scenario: Scenario = "teacher_forced",
+    top_k: Optional[int] = None,
+    top_k_definition: Optional[TopKDefinition] = None,
+    surprise_map: bool = False,
+    deadline_ms: Optional[int] = None,
+    priority: Priority = "controller",
+    metadata: Optional[Metadata] = None,
+) -> Flow[Likelihood]:
+    """Count the bits of what did happen after an observation.
+
+    target: the frames that came, RGB 0..255, or their ids. target_states: one row a target frame, physical units.
+    scenario: each grid given the true ones before it, or given the model's own likeliest ones. top_k: also return a
+    cross-entropy over the k likeliest ids, under a named definition. The rest is as for `predict`, errors too.
+    """
+    deadline = Deadline.after(wire.optional_whole("deadline_ms", deadline_ms), session.clock())
+    seen = wire.seen(frames, states, observation)
+    has_top_k = top_k is not None or top_k_definition is not None
+    body: Dict[str, object] = {
+        "target": write_target(target, target_states),
+        "scenario": scenario,
+        "support": "top_k" if has_top_k else "full",
+        "map": surprise_map,
+        "priority": priority,
+        **wire.given(top_k=wire.optional_whole("top_k", top_k), top_k_definition=top_k_definition, metadata=metadata),
+    }
+    body.update((yield from _from_seen(session, seen, _Door("likelihood", model, camera), deadline)))
+    return read_likelihood((yield from _submit(session, "/v1/likelihoods", body, deadline)))
+
+
+def score(  # noqa: PLR0913 - as for `predict`
+    session: Session,
+    frames: Optional[UInt8[np.ndarray, "t h w 3"]] = None,
+    states: Optional[Float32[np.ndarray, "t d"]] = None,
+    candidates: Optional[Float32[np.ndarray, "k H d"]] = None,
+    *,
+    objectives: Sequence[Objective],
+    observation: Optional[Observation] = None,
+    model: Optional[str] = None,
+    camera: Optional[str] = None,
+    ids: Optional[Sequence[str]] = None,
+    constraints: Sequence[Constraint] = (),
+    ensemble: int = 1,
+    reducer: Reducer = "mean",
+    noise: Noise = "antithetic",
+    strategy: Strategy = "sample",
+    steps: Optional[int] = None,
+    seed: Optional[int] = None,
+    seed_policy: SeedPolicy = "shared",
+    top_n: int = 1,
+    returned_frames: ReturnedFrames = "none",
+    deadline_ms: Optional[int] = None,
+    priority: Priority = "controller",
+    metadata: Optional[Metadata] = None,
+) -> Flow[Scores]:
+    """Say what each of k plans costs, lower is better, from one observation.
+
+    candidates: k plans of H rows, physical units; row k belongs to the k-th frame after the observation. One that is
+    not finite is marked invalid and the others are scored. objectives: terms of the cost. constraints: terms with a
+    bound; a candidate that breaks one ranks after all that break none. returned_frames: predicted frames of the best
+    `top_n`. deadline_ms: candidates that are not reached in time come back as expired. The rest is as for `predict`,
+    errors too.
+    """
+    deadline = Deadline.after(wire.optional_whole("deadline_ms", deadline_ms), session.clock())
+    seen = wire.seen(frames, states, observation)
+    body: Dict[str, object] = {
+        "candidates": write_candidates(candidates, ids),
+        "objectives": write_objectives(objectives),
+        "constraints": write_constraints(constraints),
+        "ensemble": {"size": wire.whole("ensemble", ensemble), "reducer": reducer, "noise": noise},
+        "sampling": wire.sampling(strategy, steps, seed),
+        "seed_policy": seed_policy,
+        "return": {"top_n": wire.whole("top_n", top_n), "frames": returned_frames, "encoding": "raw"},
+        "priority": priority,
+        **wire.given(metadata=metadata),
+    }
+    body.update((yield from _from_seen(session, seen, _Door("score", model, camera), deadline)))
+    return read_scores((yield from _submit(session, "/v1/scores", body, deadline)))
 
 
 def models(session: Session) -> Flow[Tuple[Model, ...]]:
@@ -177,20 +301,54 @@ def _get(session: Session, *path: str) -> Flow[wire.Reply]:
     return (yield from _ask(session, lambda _left_ms: wire.get(*path), Deadline()))
 
 
-def _contract(session: Session, name: Optional[str], deadline: Deadline) -> Flow[Model]:
-    """Return the contract of the model asked for, or of the only one that predicts; ask the server once a name."""
-    if name not in session.contracts:
-        path = ("v1", "models") if name is None else ("v1", "models", name)
+@dataclass(frozen=True)
+class _Door:
+    """Who is asked: the capability needed (None for any), and the model and camera if they were named."""
+
+    capability: Optional[str]
+    model: Optional[str]
+    camera: Optional[str]
+
+
+def _from_seen(
+    session: Session, seen: Union[wire.Seen, Observation], door: _Door, deadline: Deadline
+) -> Flow[Dict[str, object]]:
+    """Write what the robot saw and who is asked; the model's contract is fetched only where it is needed."""
+    if isinstance(seen, Observation):
+        return wire.given(model=door.model or seen.model, observation_id=seen.id)
+    name, camera = door.model, door.camera
+    if camera is None:
+        contract = yield from _contract(session, door, deadline)
+        name, camera = contract.id, _only_camera(contract)
+    return wire.given(model=name, observation=wire.observation(seen, camera))
+
+
+def _submit(session: Session, path: str, body: Mapping[str, object], deadline: Deadline) -> Flow[wire.Reply]:
+    try:
+        return (yield from _ask(session, lambda left_ms: wire.submit(path, body, left_ms), deadline))
+    except (CameraMissing, UnknownModel):
+        session.contracts.clear()  # the server may have been given another model
+        raise
+
+
+def _contract(session: Session, door: _Door, deadline: Deadline) -> Flow[Model]:
+    """Return the contract of the model asked for, or of the only able one; ask the server once a name."""
+    key = (door.model, door.capability if door.model is None else None)
+    if key not in session.contracts:
+        path = ("v1", "models") if door.model is None else ("v1", "models", door.model)
         reply = yield from _ask(session, lambda _left_ms: wire.get(*path), deadline)
-        session.contracts[name] = _only_rollout(wire.read_models(reply)) if name is None else wire.read_model(reply)
-    return session.contracts[name]
+        session.contracts[key] = (
+            _only_able(wire.read_models(reply), door.capability) if door.model is None else wire.read_model(reply)
+        )
+    return session.contracts[key]
 
 
-def _only_rollout(listed: Tuple[Model, ...]) -> Model:
-    able = [entry for entry in listed if "predict" in entry.capabilities]
+def _only_able(listed: Tuple[Model, ...], capability: Optional[str]) -> Model:
+    """Return the only model, whatever it can do (the server knows better), or the only able one of several."""
+    able = listed if len(listed) == 1 else [entry for entry in listed if capability in (None, *entry.capabilities)]
     if len(able) != 1:
-        names = ", ".join(entry.id for entry in able) or "none"
-        raise InvalidRequest(f"model must be named: the server's models that predict are: {names}")
+        names, which = ", ".join(entry.id for entry in able) or "none", f" with {capability}" if capability else ""
+        raise InvalidRequest(f"model must be named: the server's models{which} are: {names}")
     return able[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Optional, Type, TypeVar
 
@@ -12,6 +13,7 @@ import httpx
 from foreframe_client import _calls as calls
 from foreframe_client._http import failure_of, headers_of, method_signature, reply_of, request_of
 from foreframe_client._retry import RetryPolicy
+from foreframe_client._types import Observation
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -29,6 +31,40 @@ def _blocking(flow: Callable[Concatenate[calls.Session, _P], calls.Flow[_T]]) ->
 
     call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
     return call
+
+
+def _holding(
+    flow: Callable[Concatenate[calls.Session, _P], calls.Flow[Observation]],
+) -> Callable[Concatenate[Client, _P], HeldObservation]:
+    """Make a method that drives a flow to its end and ties what it returns to the client."""
+
+    @functools.wraps(flow)
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> HeldObservation:
+        held = self._run(flow(self._session, *args, **kwargs))
+        return HeldObservation(held.id, held.expires_in_s, held.model, self)
+
+    call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+@dataclass(frozen=True)
+class HeldObservation(Observation):
+    """An observation that can be forgotten; as a context manager it is at the end of the block."""
+
+    client: Optional[Client] = field(default=None, repr=False, compare=False)
+
+    def forget(self) -> None:
+        """Let the server drop it before it expires."""
+        if self.client is not None:
+            self.client.forget(self)
+
+    def __enter__(self) -> HeldObservation:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.forget()
 
 
 class Client:
@@ -52,6 +88,10 @@ class Client:
         self._sleep = sleep
 
     predict = _blocking(calls.predict)
+    likelihood = _blocking(calls.likelihood)
+    score = _blocking(calls.score)
+    observe = _holding(calls.observe)
+    forget = _blocking(calls.forget)
     models = _blocking(calls.models)
     model = _blocking(calls.model)
     state_schemas = _blocking(calls.state_schemas)

@@ -90,5 +90,16 @@ class Fields:
         """Read a map that may be missing or null."""
         return self.map(name) if self.has(name) else None
 
+    def optional_maps(self, name: str) -> List[Fields]:
+        """Read a list of maps that may be missing or null, which is the empty list."""
+        return self.maps(name) if self.has(name) else []
+
+    def integer_lists(self, name: str) -> List[List[int]]:
+        """Read a list of lists of whole numbers."""
+        found = [item for item in self.items(name) if isinstance(item, list)]
+        if len(found) != len(self.items(name)) or not all(type(number) is int for item in found for number in item):
+            raise self._wrong(name, "a list of lists of whole numbers")
+        return found
+
     def _wrong(self, name: str, expected: str) -> ProtocolError:
         return ProtocolError(f"the reply's {self.where}/{name} is not {expected}")

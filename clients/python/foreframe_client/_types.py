@@ -1,11 +1,12 @@
-"""What the client takes and gives. Values only; axis letters: t context frames, f predicted frames, k members, h w, d.
+"""What the client takes and gives. Values only; frames are uint8 RGB 0..255, states float32 in physical units.
 
-Frames are uint8 RGB 0..255; states are float32 in physical units.
+Axis letters: t context frames, f predicted or scored frames, k members or candidates, H rows of a plan, g grids of s
+tokens, h w, d.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -22,6 +23,13 @@ OnDeadline = Literal["degrade", "partial", "fail"]
 Priority = Literal["controller", "bulk"]
 Variance = Literal["none", "summary", "map"]
 CachePolicy = Literal["use", "bypass", "refresh"]
+Scenario = Literal["teacher_forced", "autoregressive"]
+Support = Literal["full", "top_k"]
+TopKDefinition = Literal["topk_renormalised", "full_with_escape", "full_vocabulary"]
+SeedPolicy = Literal["shared", "per_candidate"]
+GoalMetric = Literal["pixel", "latent", "tokens"]
+TermKind = Literal["goal_image", "goal_state", "likelihood", "spread", "smoothness"]
+ReturnedFrames = Literal["none", "last", "all"]
 Metadata = Mapping[str, Union[str, int, float, bool, None]]
 
 
@@ -113,3 +121,185 @@ class Prediction:
     determinism: str
     timings_ms: Mapping[str, float]
     warnings: Tuple[Notice, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the server holds of an upload, to be given as `observation` instead of frames and states."""
+
+    id: str
+    expires_in_s: float
+    model: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class TopKCrossEntropy:
+    """Cross-entropy in nats a token under a named definition.
+
+    escape_mass: probability outside the k likeliest ids, mean over the targets. escape_nats: what it costs to say that
+    a target lies outside, over all targets. left_out: targets that `value`, None without any, does not count.
+    """
+
+    k: int
+    definition: str
+    value: Optional[float]
+    escape_nats: float
+    escape_mass: float
+    left_out: int
+
+
+@dataclass(frozen=True, eq=False)
+class Surprise:
+    """How unusual each grid's bits are among those of held-out episodes.
+
+    z: standard deviations above their mean. quantile: share 0..1 of held-out grids with fewer bits.
+    """
+
+    z: Float64[np.ndarray, " g"]
+    quantile: Float64[np.ndarray, " g"]
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """What the ids of a target cost: the fewer bits, the likelier it was.
+
+    bits_per_frame: one number a grid; `grid_frames` says which frames of the target, from 1, each grid stands for.
+    bits_per_pixel: of the ids; what the tokenizer loses is not in it. surprise: None without a calibration that
+    applies. map: bits of every id, None unless asked for.
+    """
+
+    id: str
+    model: str
+    revision: str
+    nats_total: float
+    bits_total: float
+    nats_per_token: float
+    bits_per_token: float
+    bits_per_frame: Float64[np.ndarray, " g"]
+    grid_frames: Tuple[Tuple[int, ...], ...]
+    bits_per_pixel: float
+    tokens: int
+    top_k_cross_entropy: Optional[TopKCrossEntropy]
+    surprise: Optional[Surprise]
+    map: Optional[Float32[np.ndarray, "g rows columns"]]
+    deadline_met: bool
+    timings_ms: Mapping[str, float]
+    warnings: Tuple[Notice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """One term of a cost; lower is better, a negative weight turns it round. Made by its class methods."""
+
+    kind: TermKind
+    weight: float = 1.0
+    params: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def goal_image(
+        cls,
+        image: UInt8[np.ndarray, "h w 3"],
+        *,
+        metric: GoalMetric = "pixel",
+        frame: Optional[int] = None,
+        weight: float = 1.0,
+    ) -> Objective:
+        """Ask for a future that looks like a picture at a frame 1..H, by default the last."""
+        return cls("goal_image", weight, {"image": image, "metric": metric, "frame": frame})
+
+    @classmethod
+    def goal_state(
+        cls,
+        values: Float32[np.ndarray, " d"],
+        *,
+        dims: Optional[Sequence[Union[int, str]]] = None,
+        weight: float = 1.0,
+    ) -> Objective:
+        """Ask for a last row near a state, physical units; `dims` says which dimensions count, by default all."""
+        return cls("goal_state", weight, {"values": values, "dims": dims})
+
+    @classmethod
+    def likelihood(cls, *, weight: float = 1.0) -> Objective:
+        """Ask for a future that the token model is sure of."""
+        return cls("likelihood", weight)
+
+    @classmethod
+    def spread(cls, *, weight: float = 1.0) -> Objective:
+        """Ask for a future on whose last frame the members agree."""
+        return cls("spread", weight)
+
+    @classmethod
+    def smoothness(cls, *, weight: float = 1.0) -> Objective:
+        """Ask for rows without jerks."""
+        return cls("smoothness", weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Constraint:
+    """A term that must not be above `maximum`; the objective's weight does not matter."""
+
+    objective: Objective
+    maximum: float
+
+
+@dataclass(frozen=True)
+class ConstraintValue:
+    """What a constraint's term is for one candidate."""
+
+    kind: str
+    value: float
+    maximum: float
+    is_satisfied: bool
+
+    @property
+    def excess(self) -> float:
+        """How far above its maximum it is; satisfied at 0 and below."""
+        return self.value - self.maximum
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateScore:
+    """One candidate, whose `status` is ok, invalid, expired or failed; only what is ok has a cost, terms and a rank.
+
+    terms: unweighted, by kind; the second of a kind is `kind#2`. rank: from 1, the best. frames: None unless returned.
+    """
+
+    index: int
+    id: str
+    status: str
+    reason: Optional[str]
+    cost: Optional[float]
+    terms: Mapping[str, float]
+    constraints: Tuple[ConstraintValue, ...]
+    is_feasible: Optional[bool]
+    rank: Optional[int]
+    frames: Optional[UInt8[np.ndarray, "f h w 3"]]
+    frame_indices: Tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Every candidate's cost in the order of the request; lower is better.
+
+    best_index: None when none was scored. rank_stability: in which share of the members' bootstrap draws the best stays
+    first; None when nothing depends on members.
+    """
+
+    id: str
+    model: str
+    revision: str
+    best_index: Optional[int]
+    rank_stability: Optional[float]
+    candidates: Tuple[CandidateScore, ...]
+    num_scored: int
+    seed: int
+    num_members: int
+    deadline_met: bool
+    timings_ms: Mapping[str, float]
+    warnings: Tuple[Notice, ...]
+
+    @property
+    def costs(self) -> Float64[np.ndarray, " k"]:
+        """Return every candidate's cost, +inf for what is infeasible or was not scored."""
+        usable = (entry.cost if entry.cost is not None and entry.is_feasible else np.inf for entry in self.candidates)
+        return np.array(list(usable), np.float64)

@@ -6,7 +6,7 @@ Bodies are MessagePack with array maps; replies may be MessagePack or JSON.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 from urllib.parse import quote
 
@@ -24,7 +24,16 @@ from foreframe_client._errors import (
 )
 from foreframe_client._fields import Fields
 from foreframe_client._msgpack import decode, encode
-from foreframe_client._types import Camera, Degraded, FrameSelection, Model, Notice, Prediction, StateSchema
+from foreframe_client._types import (
+    Camera,
+    Degraded,
+    FrameSelection,
+    Model,
+    Notice,
+    Observation,
+    Prediction,
+    StateSchema,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, UInt8
@@ -72,45 +81,64 @@ def post(path: str, body: Mapping[str, object]) -> Request:
     return Request("POST", path, headers, data)
 
 
-def post_prediction(body: Mapping[str, object], left_ms: Optional[int]) -> Request:
-    """Ask for a prediction within what is left of its deadline. Raises InvalidRequest."""
-    return post("/v1/predictions", {**body, **given(deadline_ms=left_ms)})
+def delete(*segments: str) -> Request:
+    """Ask for a resource to be forgotten, by the segments of its path."""
+    return replace(get(*segments), method="DELETE")
+
+
+def submit(path: str, body: Mapping[str, object], left_ms: Optional[int]) -> Request:
+    """Send a question that is to be answered within what is left of its deadline. Raises InvalidRequest."""
+    return post(path, {**body, **given(deadline_ms=left_ms)})
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
-    """What a prediction starts from, checked."""
+class Seen:
+    """What a robot saw and how it stood, checked."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     states: Float32[np.ndarray, "t d"]
-    future_states: Float32[np.ndarray, "H d"]
 
 
-def inputs(frames: object, states: object, future_states: object) -> Inputs:
-    """Check what needs no contract. Raises InvalidRequest or NonFinite naming the argument."""
-    return Inputs(_pictures(frames), _state_rows("states", states), _state_rows("future_states", future_states))
+def seen(frames: object, states: object, observation: Optional[Observation]) -> Union[Seen, Observation]:
+    """Check what needs no contract: frames with their states, or what the server holds.
+
+    Raises InvalidRequest or NonFinite naming the argument.
+    """
+    if observation is None:
+        return Seen(pictures("frames", frames), state_rows("states", states))
+    if frames is not None or states is not None:
+        raise InvalidRequest("frames and states must not be given beside an observation")
+    return observation
 
 
-def _pictures(frames: object) -> UInt8[np.ndarray, "t h w 3"]:
+def pictures(name: str, frames: object) -> UInt8[np.ndarray, "t h w 3"]:
+    """Check a sequence of pictures. Raises InvalidRequest naming the argument."""
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         kind = getattr(frames, "dtype", type(frames).__name__)
-        raise InvalidRequest(f"frames must be a uint8 array (RGB 0..255), not {kind}")
+        raise InvalidRequest(f"{name} must be a uint8 array (RGB 0..255), not {kind}")
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
-        raise InvalidRequest(f"frames must have axes t h w 3, not shape {frames.shape}")
+        raise InvalidRequest(f"{name} must have axes t h w 3, not shape {frames.shape}")
     return frames
 
 
-def _state_rows(name: str, states: object) -> Float32[np.ndarray, "n d"]:
-    try:
-        with np.errstate(over="ignore"):
-            rows = np.asarray(states).astype(np.float32, casting="same_kind")
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"{name} must be an array of floats") from error
-    if rows.ndim != 2 or rows.size == 0:
-        raise InvalidRequest(f"{name} must have axes n d, not shape {rows.shape}")
+def state_rows(name: str, states: object) -> Float32[np.ndarray, "n d"]:
+    """Check state rows. Raises InvalidRequest or NonFinite naming the argument."""
+    rows = floats(name, states, "n d")
     if not np.isfinite(rows).all():
         raise NonFinite(f"{name} holds NaN, infinity or a number beyond float32")
     return rows
+
+
+def floats(name: str, values: object, axes: str) -> Float32[np.ndarray, "..."]:
+    """Return numbers as an array with as many axes as are named. Raises InvalidRequest naming the argument."""
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(values).astype(np.float32, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{name} must be an array of floats") from error
+    if array.ndim != len(axes.split()) or array.size == 0:
+        raise InvalidRequest(f"{name} must have axes {axes}, not shape {array.shape}")
+    return array
 
 
 def whole(name: str, value: object) -> int:
@@ -118,6 +146,15 @@ def whole(name: str, value: object) -> int:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
     raise InvalidRequest(f"{name} must be a whole number, not {type(value).__name__}")
+
+
+def number(name: str, value: object) -> float:
+    """Return a number as a plain float. Raises InvalidRequest or NonFinite naming the argument."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be a number, not {type(value).__name__}")
+    if not np.isfinite(value):
+        raise NonFinite(f"{name} must be finite")
+    return float(value)
 
 
 def selection(frame_indices: FrameSelection) -> Union[str, List[int]]:
@@ -137,16 +174,20 @@ def sampling(strategy: str, steps: Optional[int], seed: Optional[int]) -> Dict[s
     return {"strategy": strategy, **given(steps=optional_whole("steps", steps), seed=optional_whole("seed", seed))}
 
 
-def observation(seen: Inputs, camera: str) -> Dict[str, object]:
+def clip(frames: UInt8[np.ndarray, "... h w 3"]) -> Dict[str, object]:
+    """Write one picture or a sequence of them."""
+    height, width = frames.shape[-3:-1]
+    return {"encoding": "raw_rgb8", "data": pack_array(frames), "width": width, "height": height}
+
+
+def observation(seen: Seen, camera: str) -> Dict[str, object]:
     """Write what the robot saw and how it stood."""
-    height, width = seen.frames.shape[1:3]
-    picture = {"encoding": "raw_rgb8", "data": pack_array(seen.frames), "width": width, "height": height}
-    return {"cameras": {camera: picture}, "state": {"values": pack_array(seen.states)}}
+    return {"cameras": {camera: clip(seen.frames)}, "state": rows(seen.states)}
 
 
-def future(seen: Inputs) -> Dict[str, object]:
-    """Write what the robot would do."""
-    return {"kind": "state", "values": pack_array(seen.future_states)}
+def rows(states: Float32[np.ndarray, "n d"]) -> Dict[str, object]:
+    """Write state rows."""
+    return {"values": pack_array(states)}
 
 
 def given(**fields: object) -> Dict[str, object]:
@@ -156,13 +197,13 @@ def given(**fields: object) -> Dict[str, object]:
 
 def read_prediction(reply: Reply) -> Prediction:
     """Read a prediction. Raises ProtocolError."""
-    body = _document(reply)
+    body = fields_of(reply)
     frames, ensemble, uncertainty = body.maps("frames"), body.map("ensemble"), body.optional_map("uncertainty")
     return Prediction(
         id=body.text("id"),
         model=body.text("model"),
         revision=body.text("revision"),
-        frames=_stack([frame.array("image", "uint8", 3) for frame in frames]),
+        frames=stack([frame.array("image", "uint8", 3) for frame in frames]),
         frame_indices=np.array([frame.integer("index") for frame in frames], np.int64),
         times_s=np.array([frame.number("t_s") for frame in frames], np.float64),
         variance=_variance(uncertainty),
@@ -177,12 +218,13 @@ def read_prediction(reply: Reply) -> Prediction:
         deadline_met=body.flag("deadline_met"),
         cache=body.text("cache"),
         determinism=body.text("determinism"),
-        timings_ms=_timings(body.map("timings_ms")),
-        warnings=tuple(_notice(item) for item in body.maps("warnings")),
+        timings_ms=timings(body.map("timings_ms")),
+        warnings=notices(body),
     )
 
 
-def _stack(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "f h w 3"]:
+def stack(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "f h w 3"]:
+    """Put a reply's pictures into one array. Raises ProtocolError."""
     if not pictures or any(picture.shape != pictures[0].shape for picture in pictures):
         raise ProtocolError("the reply's pictures are not of one size")
     return np.stack(pictures)
@@ -207,22 +249,26 @@ def _degraded(fields: Optional[Fields]) -> Optional[Degraded]:
     return Degraded(fields.integer("members"), fields.integer("steps"), fields.text("reason"))
 
 
-def _timings(fields: Fields) -> Dict[str, float]:
+def timings(fields: Fields) -> Dict[str, float]:
+    """Read the milliseconds of each stage."""
     return {name: float(value) for name, value in fields.document.items() if isinstance(value, (int, float))}
 
 
-def _notice(fields: Fields) -> Notice:
-    return Notice(fields.text("code"), fields.text("pointer"), fields.text("message"))
+def notices(body: Fields) -> Tuple[Notice, ...]:
+    """Read a reply's warnings."""
+    return tuple(
+        Notice(item.text("code"), item.text("pointer"), item.text("message")) for item in body.maps("warnings")
+    )
 
 
 def read_models(reply: Reply) -> Tuple[Model, ...]:
     """Read the list of models. Raises ProtocolError."""
-    return tuple(_model(fields) for fields in _document(reply).maps("models"))
+    return tuple(_model(fields) for fields in fields_of(reply).maps("models"))
 
 
 def read_model(reply: Reply) -> Model:
     """Read one model's contract. Raises ProtocolError."""
-    return _model(_document(reply))
+    return _model(fields_of(reply))
 
 
 def _model(fields: Fields) -> Model:
@@ -246,7 +292,7 @@ def _model(fields: Fields) -> Model:
 
 def read_state_schemas(reply: Reply) -> Tuple[StateSchema, ...]:
     """Read the list of state schemas. Raises ProtocolError."""
-    return tuple(_state_schema(fields) for fields in _document(reply).maps("state_schemas"))
+    return tuple(_state_schema(fields) for fields in fields_of(reply).maps("state_schemas"))
 
 
 def _state_schema(fields: Fields) -> StateSchema:
@@ -260,10 +306,11 @@ def _state_schema(fields: Fields) -> StateSchema:
 
 def read_document(reply: Reply) -> Mapping[str, object]:
     """Read a map as it is. Raises ProtocolError."""
-    return _document(reply).document
+    return fields_of(reply).document
 
 
-def _document(reply: Reply) -> Fields:
+def fields_of(reply: Reply) -> Fields:
+    """Decode a reply's body. Raises ProtocolError."""
     try:
         if reply.media_type == MSGPACK:
             return Fields(unpack_arrays(decode(reply.body)))
@@ -285,7 +332,7 @@ def refusal(reply: Reply) -> Optional[ServerError]:
 
 
 def _problem(reply: Reply) -> ServerError:
-    fields = _document(reply)
+    fields = fields_of(reply)
     reasons = fields.maps("errors") if fields.has("errors") else []
     problem = Problem(
         code=fields.text("code"),
