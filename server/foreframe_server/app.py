@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,16 +17,26 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from foreframe_engines import Bundle, RolloutEngine, builtin_bundle, open_rollout_engine
+from foreframe_engines.calibration import Calibration
+from foreframe_engines.engine import LikelihoodEngine
+from foreframe_engines.likelihood import open_likelihood_engine
 from foreframe_server.cache import RedisTier, ResultCache
+from foreframe_server.context_encoder import ContextEncoder
+from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
+from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
 from foreframe_server.middleware import BodyBounds, RequestLog
+from foreframe_server.observation_schemas import ObservationReply, ObservationRequest
 from foreframe_server.problems import HANDLERS
-from foreframe_server.routes import models, operations, predictions
+from foreframe_server.routes import likelihoods, models, observations, operations, predictions, scores
 from foreframe_server.routes.host import Host
 from foreframe_server.scheduler import Scheduler
 from foreframe_server.schemas import PredictionReply, PredictionRequest, Problem, StateCheckRequest
+from foreframe_server.score_schemas import ScoreReply, ScoreRequest
+from foreframe_server.score_service import ScoreService
 from foreframe_server.service import PredictionService
 from foreframe_server.settings import EngineSettings, Settings
+from foreframe_server.token_reader import TokenReader
 from foreframe_server.worker import EngineWorker
 
 OPENAPI_PATH = Path(__file__).parent.parent / "openapi.json"
@@ -41,13 +52,18 @@ class _Running:
 
     cache: ResultCache
     worker: EngineWorker | None = None
+    reader: TokenReader | None = None
     service: PredictionService | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _OpenedEngine:
-    engine: RolloutEngine
+class _OpenedEngines:
+    """The engines of one model, and what they came with; `fingerprint` tells its bytes from other models'."""
+
+    rollout: RolloutEngine
     fingerprint: str
+    likelihood: LikelihoodEngine | None = None
+    calibration: Calibration | None = None
 
 
 class _DescribedApp(FastAPI):
@@ -64,10 +80,16 @@ class _DescribedApp(FastAPI):
         schemas = document["components"]["schemas"]
         _, bodies = models_json_schema(
             [
+                (LikelihoodRequest, "validation"),
+                (ObservationRequest, "validation"),
                 (PredictionRequest, "validation"),
+                (ScoreRequest, "validation"),
                 (StateCheckRequest, "validation"),
+                (LikelihoodReply, "serialization"),
+                (ObservationReply, "serialization"),
                 (PredictionReply, "serialization"),
                 (Problem, "serialization"),
+                (ScoreReply, "serialization"),
             ],
             ref_template="#/components/schemas/{model}",
         )
@@ -75,9 +97,19 @@ class _DescribedApp(FastAPI):
         return document
 
 
-def create_app(settings: Settings, *, engine: RolloutEngine | None = None) -> FastAPI:
-    """Build the app; its lifespan opens the bundle of the settings, or takes over the engine that is given."""
+def create_app(
+    settings: Settings,
+    *,
+    engine: RolloutEngine | None = None,
+    likelihood_engine: LikelihoodEngine | None = None,
+    calibration: Calibration | None = None,
+) -> FastAPI:
+    """Build the app; its lifespan opens the bundle of the settings, or takes over the engines that are given."""
     host = Host(settings, Metrics())
+    given = None
+    if engine is not None:
+        fingerprint = f"{engine.contract.model} {engine.contract.revision}"
+        given = _OpenedEngines(engine, fingerprint, likelihood_engine, calibration)
     app = _DescribedApp(
         title="foreframe",
         version=_API_VERSION,
@@ -87,10 +119,10 @@ def create_app(settings: Settings, *, engine: RolloutEngine | None = None) -> Fa
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict(HANDLERS),
-        lifespan=partial(_lifespan, engine=engine),
+        lifespan=partial(_lifespan, given=given),
     )
     app.state.host = host
-    for module in (predictions, models, operations):
+    for module in (predictions, likelihoods, scores, observations, models, operations):
         app.include_router(module.router)
     http = settings.http
     app.add_middleware(BodyBounds, max_body_bytes=http.max_body_bytes, body_timeout_s=http.body_timeout_s)
@@ -99,10 +131,10 @@ def create_app(settings: Settings, *, engine: RolloutEngine | None = None) -> Fa
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI, *, engine: RolloutEngine | None) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, *, given: _OpenedEngines | None) -> AsyncIterator[None]:
     host: Host = app.state.host
     running = _Running(_open_cache(host))
-    app.state.starting = asyncio.create_task(_start_or_say_why(host, running, engine))
+    app.state.starting = asyncio.create_task(_start_or_say_why(host, running, given))
     try:
         yield
     finally:
@@ -120,42 +152,67 @@ def _open_cache(host: Host) -> ResultCache:
     return ResultCache(host.metrics, max_bytes=settings.max_bytes, ttl_s=settings.ttl_s, redis=redis)
 
 
-async def _start_or_say_why(host: Host, running: _Running, engine: RolloutEngine | None) -> None:
+async def _start_or_say_why(host: Host, running: _Running, given: _OpenedEngines | None) -> None:
     try:
-        await _start(host, running, engine)
+        await _start(host, running, given)
     except Exception:  # noqa: BLE001 - a task that nobody awaits: what stops the start is logged, and health tells
         host.has_failed = True
         _log.exception("the model could not be started")
 
 
-async def _start(host: Host, running: _Running, engine: RolloutEngine | None) -> None:
+async def _start(host: Host, running: _Running, given: _OpenedEngines | None) -> None:
     settings = host.settings
-    opened = await asyncio.to_thread(_open_engine, settings.engine, engine)
-    contract = opened.engine.contract
+    opened = await asyncio.to_thread(_open_engines, settings.engine) if given is None else given
+    contract = opened.rollout.contract
     scheduler = Scheduler(max_rows=contract.buckets[-1], max_pending_rows=settings.scheduler.max_pending_rows)
-    running.worker = EngineWorker(opened.engine, scheduler, host.metrics)
+    running.worker = EngineWorker(opened.rollout, scheduler, host.metrics)
     running.worker.start()
-    running.service = host.service = PredictionService(
-        running.worker, running.cache, host.metrics, opened.engine, engine_fingerprint=opened.fingerprint
+    if opened.likelihood is not None:
+        running.reader = _build_reader(host, running.worker, opened.likelihood)
+        host.reader = running.reader
+        host.likelihoods = LikelihoodService(running.reader, host.metrics, opened.calibration)
+    host.encoder = ContextEncoder(contract, running.worker, running.reader)
+    host.scores = ScoreService(
+        opened.rollout, running.worker, running.reader, host.metrics, max_jobs=settings.scores.max_jobs
     )
+    running.service = host.service = PredictionService(
+        running.worker, running.cache, host.metrics, opened.rollout, engine_fingerprint=opened.fingerprint
+    )
+    if running.reader is not None:
+        await running.reader.warm_up()
     await running.worker.warm_up()
     _log.info("ready", model=contract.model, revision=contract.revision)
 
 
-def _open_engine(settings: EngineSettings, given: RolloutEngine | None) -> _OpenedEngine:
-    if given is not None:
-        return _OpenedEngine(given, f"{given.contract.model} {given.contract.revision}")
+def _build_reader(host: Host, worker: EngineWorker, engine: LikelihoodEngine) -> TokenReader:
+    limits = host.settings.scheduler
+    return TokenReader(
+        engine, worker, host.metrics, max_rows=limits.max_read_rows, max_pending_s=limits.max_pending_read_s
+    )
+
+
+def _open_engines(settings: EngineSettings) -> _OpenedEngines:
     bundle = Bundle.open(settings.bundle or builtin_bundle())
-    return _OpenedEngine(open_rollout_engine(bundle, num_threads=settings.num_threads), bundle.digest)
+    rollout = open_rollout_engine(bundle, num_threads=settings.num_threads)
+    if bundle.contract.tokens is None:
+        return _OpenedEngines(rollout, bundle.digest)
+    likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
+    return _OpenedEngines(rollout, bundle.digest, likelihood, bundle.calibration)
 
 
 async def _stop(host: Host, running: _Running, starting: asyncio.Task[None]) -> None:
-    """Admit nothing more, let running work end, stop the device's thread, store what is done, close the cache."""
+    """Let running reads end, then running predictions, stop the device's thread, store what is done, close the cache.
+
+    Nothing new is admitted by what is stopping.
+    """
     starting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await starting
+    drain_until_s = time.monotonic() + host.settings.http.drain_s
+    if running.reader is not None:
+        await running.reader.stop(host.settings.http.drain_s)
     if running.worker is not None:
-        await running.worker.stop(host.settings.http.drain_s)
+        await running.worker.stop(max(0.0, drain_until_s - time.monotonic()))
     if running.service is not None:
         await running.service.close()
     await running.cache.close()

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from foreframe_engines import OnDeadline, Prediction
+from foreframe_engines import OnDeadline, Prediction, Priority
 
 
 class CachePolicy(StrEnum):
@@ -36,6 +36,8 @@ class Call:
     on_deadline: OnDeadline = OnDeadline.DEGRADE
     cache: CachePolicy = CachePolicy.USE
     is_disconnected: Callable[[], Awaitable[bool]] | None = None
+    priority: Priority = Priority.CONTROLLER
+    """Of reads of tokens; a prediction's stands in its query."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,31 @@ class Timings:
     total: float = 0.0
     step_batch_mean: float = 0.0
     cold: bool = False
+
+
+@dataclass(slots=True)
+class ReadTimings:
+    """Milliseconds in each stage of a call that reads tokens; `read` is the device's work, tokenising included."""
+
+    receive: float = 0.0
+    decode: float = 0.0
+    queue: float = 0.0
+    read: float = 0.0
+    respond: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(slots=True)
+class ScoreTimings:
+    """Milliseconds spent in each stage of a scoring: `prepare` encodes observation and goals, `evaluate` runs plans."""
+
+    receive: float = 0.0
+    decode: float = 0.0
+    prepare: float = 0.0
+    evaluate: float = 0.0
+    render: float = 0.0
+    respond: float = 0.0
+    total: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from foreframe_engines import Contract
-from foreframe_server.calls import Timings
+from foreframe_server.calls import ReadTimings, ScoreTimings, Timings
 from foreframe_server.errors import CODES
 
 OTHER: Final = "other"
@@ -22,10 +22,14 @@ ROUTES: Final = frozenset(
         "/metrics",
         "/openapi.json",
         "/readyz",
+        "/v1/likelihoods",
         "/v1/limits",
         "/v1/models",
         "/v1/models/{id}",
+        "/v1/observations",
+        "/v1/observations/{id}",
         "/v1/predictions",
+        "/v1/scores",
         "/v1/state-schemas",
         "/v1/state-schemas/{name}",
         "/v1/state-schemas/{name}/check",
@@ -33,7 +37,10 @@ ROUTES: Final = frozenset(
     }
 )
 CODE_LABELS: Final = frozenset({"ok", "not_found", "method_not_allowed", *(error.code for error in CODES)})
-STAGES: Final = frozenset(field.name for field in fields(Timings)) - {"step_batch_mean", "cold"}
+STAGES: Final = frozenset(field.name for record in (Timings, ReadTimings, ScoreTimings) for field in fields(record)) - {
+    "step_batch_mean",
+    "cold",
+}
 DEADLINE_OUTCOMES: Final = frozenset({"met", "late", "degraded", "exceeded"})
 MEMBER_KINDS: Final = frozenset({"requested", "returned", "cached"})
 CACHE_TIERS: Final = frozenset({"memory", "redis"})
@@ -44,6 +51,7 @@ CANCEL_STAGES: Final = frozenset({"queue", "denoise"})
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BITS: Final = (0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16)
 _POWERS: Final = (1, 2, 4, 8, 16, 32, 64)
 _BUSY_WINDOW_S: Final = 10.0
 
@@ -81,6 +89,11 @@ class Metrics:
         self._batch_rows = Histogram(
             "foreframe_step_batch_rows", "Rows of one forward.", buckets=_POWERS, registry=registry
         )
+        self._bits = Histogram(
+            "foreframe_bits_per_token", "Mean bits of the ids of one likelihood.", buckets=_BITS, registry=registry
+        )
+        self._observations = Gauge("foreframe_observations", "Uploaded observations held.", registry=registry)
+        self._observation_bytes = Gauge("foreframe_observation_bytes", "Memory that they hold.", registry=registry)
         self._busy = Gauge("foreframe_engine_busy_ratio", "Share of time in engine calls.", registry=registry)
         self._model = Info("foreframe_model", "The model that is served.", registry=registry)
 
@@ -113,9 +126,9 @@ class Metrics:
         self._requests.labels(route, _closed(code, CODE_LABELS)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def observe_stages(self, timings: Timings) -> None:
+    def observe_stages(self, timings: Timings | ReadTimings | ScoreTimings) -> None:
         """Record every stage that took time."""
-        for stage in STAGES:
+        for stage in STAGES.intersection(field.name for field in fields(timings)):
             milliseconds = getattr(timings, stage)
             if milliseconds > 0:
                 self._stage_seconds.labels(stage).observe(milliseconds / 1000)
@@ -127,6 +140,15 @@ class Metrics:
     def observe_batch(self, rows: int) -> None:
         """Record the rows of one forward."""
         self._batch_rows.observe(rows)
+
+    def observe_bits(self, bits_per_token: float) -> None:
+        """Record the mean bits of the ids of one likelihood."""
+        self._bits.observe(bits_per_token)
+
+    def observe_observations(self, count: int, num_bytes: int) -> None:
+        """Say how many uploaded observations are held, and their memory."""
+        self._observations.set(count)
+        self._observation_bytes.set(num_bytes)
 
     def observe_queue(self, seconds: float) -> None:
         """Say how many seconds of predicted work wait."""

@@ -32,6 +32,7 @@ class Group(Enum):
 
     SEEN = ("what the robot saw", (160, 166, 178))
     PREDICTED = ("what the model predicts", (104, 170, 255))
+    WANTED = ("what it should see", (249, 155, 40))
     HAPPENED = ("what happened", (112, 208, 142))
     UNSURE = ("how unsure it is", (249, 155, 40))
     NEXT = ("what comes next", (104, 170, 255))
@@ -120,6 +121,13 @@ class Column:
 
     heading: str
     group: Group
+
+
+def tile_sheet(
+    columns: Sequence[Column], rows: Sequence[Sequence[Tile]], *, title: str, notes: Sequence[str] = ()
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Lay equally large tiles out below headings."""
+    return _Grid(columns, rows, title=title, notes=notes).paint()
 
 
 def contact_sheet(

@@ -77,6 +77,11 @@ class Job:
         """The members that are whole: always 0..n-1, because lower indices are stepped first."""
         return tuple(member for member in self.members if member.is_finished)
 
+    @property
+    def finished_latents(self) -> tuple[Latents, ...]:
+        """The latents of the members that are whole, context included."""
+        return tuple(member.latents for member in self.finished_members if member.latents is not None)
+
     def is_expired(self, now: float) -> bool:
         """Whether the deadline has come, or only the time to decode what is whole is left before it."""
         if self.deadline_s is None:

@@ -59,11 +59,20 @@ _TENSOR_SCHEMA = {
     },
     "required": ["dtype", "shape", "data"],
 }
+_IDS_SCHEMA = {
+    "type": "array",
+    "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    "description": f"Ids of tokens, one row a grid, oldest first. {_ARRAY_NOTE} int32 or int64 `g s`.",
+}
 Scalar = str | int | FiniteFloat | bool | None
 Frames = Annotated[object, PlainValidator(_pass), WithJsonSchema(_FRAMES_SCHEMA)]
 Blob = Annotated[object, PlainValidator(_pass), WithJsonSchema(_BLOB_SCHEMA)]
 Tensor = Annotated[object, PlainValidator(_pass), WithJsonSchema(_TENSOR_SCHEMA)]
 Rows = Annotated[object, PlainValidator(_pass), WithJsonSchema(_ROWS_SCHEMA)]
+ObservationId = Annotated[
+    str | None, Field(max_length=128, description="Of an uploaded observation, instead of `observation`.")
+]
+Ids = Annotated[object, PlainValidator(_pass), WithJsonSchema(_IDS_SCHEMA)]
 FrameChoice = Annotated[
     Literal["last", "all"] | list[int],
     PlainValidator(_check_frame_choice),
@@ -105,15 +114,19 @@ class VarianceDetail(StrEnum):
     MAP = "map"
 
 
-class _Request(BaseModel):
+class WireRequest(BaseModel):
+    """What clients send: strict types, no unknown fields."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class _Reply(BaseModel):
+class WireReply(BaseModel):
+    """What goes back."""
+
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 
-class CameraClip(_Request):
+class CameraClip(WireRequest):
     """What one camera saw: `frames`, or `data` for one mp4 clip or for all raw frames in one piece."""
 
     encoding: Annotated[Encoding, Field(strict=False)] | None = Field(
@@ -128,7 +141,7 @@ class CameraClip(_Request):
     )
 
 
-class ObservedState(_Request):
+class ObservedState(WireRequest):
     """The states that belong to the context frames, in physical units."""
 
     schema_name: str | None = Field(default=None, alias="schema", max_length=128)
@@ -138,21 +151,21 @@ class ObservedState(_Request):
     )
 
 
-class Observation(_Request):
+class Observation(WireRequest):
     """What the robot saw and did up to now."""
 
     cameras: dict[str, CameraClip] = Field(max_length=MAX_CAMERAS)
     state: ObservedState
 
 
-class FutureStates(_Request):
+class FutureStates(WireRequest):
     """What the robot would do: row k conditions predicted frame k, from 1."""
 
     kind: Literal["state"] = "state"
     values: Rows
 
 
-class EnsembleRequest(_Request):
+class EnsembleRequest(WireRequest):
     """How many draws, and what becomes of them."""
 
     size: int = Field(default=EnsembleSpec().size, ge=1, le=MAX_ENSEMBLE)
@@ -161,7 +174,7 @@ class EnsembleRequest(_Request):
     tolerance: None = Field(default=None, description="Not offered yet.")
 
 
-class SamplingRequest(_Request):
+class SamplingRequest(WireRequest):
     """How to draw. An absent seed is drawn and returned, absent steps are the model's."""
 
     strategy: Annotated[Strategy, Field(strict=False)] = Strategy.SAMPLE
@@ -170,7 +183,7 @@ class SamplingRequest(_Request):
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
 
 
-class ReturnRequest(_Request):
+class ReturnRequest(WireRequest):
     """What comes back. Pictures of a reply in JSON or msgpack have this encoding."""
 
     encoding: Annotated[PictureEncoding, Field(strict=False)] = PictureEncoding.PNG
@@ -179,12 +192,12 @@ class ReturnRequest(_Request):
     latents: bool = Field(default=False, description="Not offered yet.")
 
 
-class PredictionRequest(_Request):
+class PredictionRequest(WireRequest):
     """One observation and one future state sequence, for which frames are to be predicted."""
 
     model: str | None = Field(default=None, max_length=128)
     observation: Observation | None = None
-    observation_id: str | None = Field(default=None, max_length=128, description="Not offered yet.")
+    observation_id: ObservationId = None
     future: FutureStates
     frames: FrameChoice = "all"
     ensemble: EnsembleRequest = EnsembleRequest()
@@ -203,13 +216,13 @@ class PredictionRequest(_Request):
     metadata: dict[str, Scalar] | None = Field(default=None, max_length=16, description="Echoed.")
 
 
-class StateCheckRequest(_Request):
+class StateCheckRequest(WireRequest):
     """Rows of states to try against a schema."""
 
     values: Rows
 
 
-class Warned(_Reply):
+class Warned(WireReply):
     """Something that was changed or looks odd; the request was served all the same."""
 
     code: str
@@ -218,7 +231,7 @@ class Warned(_Reply):
     sigma: float | None = Field(default=None, description="Distance from the training mean, in deviations.")
 
 
-class Picture(_Reply):
+class Picture(WireReply):
     """One encoded picture, or one mp4 clip: base64 in JSON, bytes in msgpack."""
 
     encoding: PictureEncoding
@@ -227,7 +240,7 @@ class Picture(_Reply):
     data: Blob
 
 
-class PredictedFrame(_Reply):
+class PredictedFrame(WireReply):
     """One predicted frame, 1..H. `raw` images are arrays uint8 `h w 3`; with `mp4` the images stand in `video`."""
 
     index: int
@@ -235,7 +248,7 @@ class PredictedFrame(_Reply):
     image: Picture | Tensor | None
 
 
-class Uncertainty(_Reply):
+class Uncertainty(WireReply):
     """How far the members spread. It is the sample spread of one checkpoint and is not calibrated.
 
     `spread_per_frame` is in units where white is 1; it is empty and `map` null with fewer than two members.
@@ -249,7 +262,7 @@ class Uncertainty(_Reply):
     trusted_horizon: None = Field(default=None, description="Null: this model has no calibration.")
 
 
-class EnsembleReply(_Reply):
+class EnsembleReply(WireReply):
     """What the answer rests on."""
 
     requested: int
@@ -261,7 +274,7 @@ class EnsembleReply(_Reply):
     noise: NoisePlan
 
 
-class DegradedReply(_Reply):
+class DegradedReply(WireReply):
     """How the answer is less than what was asked."""
 
     members: int
@@ -269,7 +282,7 @@ class DegradedReply(_Reply):
     reason: str
 
 
-class TimingsReply(_Reply):
+class TimingsReply(WireReply):
     """Milliseconds of each stage; `step_batch_mean` is rows a forward, `cold` a first run."""
 
     receive: float
@@ -286,7 +299,7 @@ class TimingsReply(_Reply):
     cold: bool
 
 
-class PredictionReply(_Reply):
+class PredictionReply(WireReply):
     """Predicted frames, how far the members spread, and what they cost."""
 
     id: str
@@ -310,7 +323,7 @@ class PredictionReply(_Reply):
     metadata: dict[str, Scalar] | None = None
 
 
-class CameraReply(_Reply):
+class CameraReply(WireReply):
     """One camera of a contract: uint8 RGB `height width 3`."""
 
     name: str
@@ -318,7 +331,7 @@ class CameraReply(_Reply):
     width: int
 
 
-class SamplerReply(_Reply):
+class SamplerReply(WireReply):
     """Defaults and limits of sampling."""
 
     steps: int
@@ -327,7 +340,25 @@ class SamplerReply(_Reply):
     max_ensemble_size: int
 
 
-class ModelContract(_Reply):
+class TokensReply(WireReply):
+    """How frames become ids, and what a likelihood or a scoring may hold.
+
+    Windows of `window_frames` are tokenised by themselves, each into `window_grids` grids of `rows x columns` ids
+    0..vocabulary-1; an id is the sum of digit times base over `levels`, the first varying fastest.
+    """
+
+    levels: list[int]
+    vocabulary: int
+    rows: int
+    columns: int
+    window_frames: int
+    window_grids: int
+    max_grids: int = Field(description="Of the context and the future together.")
+    max_candidates: int
+    is_calibrated: bool = Field(description="Whether surprise is placed among that of held-out episodes.")
+
+
+class ModelContract(WireReply):
     """What a model takes and gives. State row k belongs to frame k; a future row conditions the frame it belongs to."""
 
     id: str
@@ -343,17 +374,18 @@ class ModelContract(_Reply):
     state_dim: int
     alignment: Literal["state row k belongs to frame k"] = "state row k belongs to frame k"
     sampler: SamplerReply
+    tokens: TokensReply | None = Field(description="Null for a model without likelihoods.")
     capabilities: list[str]
     determinism: str
 
 
-class ModelList(_Reply):
+class ModelList(WireReply):
     """Every model that is loaded."""
 
     models: list[ModelContract]
 
 
-class StateSchemaReply(_Reply):
+class StateSchemaReply(WireReply):
     """The state vector: one entry a dimension; `mean`, `std`, `low`, `high` are of the training data."""
 
     name: str
@@ -366,13 +398,13 @@ class StateSchemaReply(_Reply):
     high: list[float]
 
 
-class StateSchemaList(_Reply):
+class StateSchemaList(WireReply):
     """Every state schema that a loaded model uses."""
 
     state_schemas: list[StateSchemaReply]
 
 
-class StateCheckReply(_Reply):
+class StateCheckReply(WireReply):
     """The rows fit the schema; what is odd about them stands in `warnings`."""
 
     name: str
@@ -381,20 +413,20 @@ class StateCheckReply(_Reply):
     warnings: list[Warned]
 
 
-class Health(_Reply):
+class Health(WireReply):
     """Whether the process lives, and whether it can serve."""
 
     status: Literal["ok", "ready"]
 
 
-class Version(_Reply):
+class Version(WireReply):
     """Which server this is."""
 
     name: Literal["foreframe"] = "foreframe"
     version: str
 
 
-class Limits(_Reply):
+class Limits(WireReply):
     """The bounds that the door enforces; a model's own are in its contract."""
 
     max_body_bytes: int
@@ -403,13 +435,18 @@ class Limits(_Reply):
     max_picture_pixels: int
     max_ensemble_size: int
     max_steps: int
+    max_candidates: int
     min_deadline_ms: int
     max_deadline_ms: int
+    max_pending_read_s: float = Field(description="Predicted seconds of token reads that may be ahead of new ones.")
+    observation_ttl_s: float
+    max_observation_ttl_s: float
+    max_observation_bytes: int = Field(description="Of all uploaded observations together.")
     max_error_bytes: int
     max_errors: int
 
 
-class ProblemReason(_Reply):
+class ProblemReason(WireReply):
     """One thing wrong with a request."""
 
     pointer: str
@@ -418,7 +455,7 @@ class ProblemReason(_Reply):
     received: str | None = None
 
 
-class Problem(_Reply):
+class Problem(WireReply):
     """An error as RFC 9457 has it; it never repeats the input."""
 
     type: str

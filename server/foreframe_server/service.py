@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from foreframe_engines import Contract, OnDeadline, Prediction, Priority, Query, RolloutEngine
 from foreframe_server.cache import CacheKey, ResultCache, cache_key
 from foreframe_server.calls import Answer, CachePolicy, CacheResult, Call, Degraded, Timings
+from foreframe_server.disconnects import ClientLeft, watching
 from foreframe_server.errors import (
     CapabilityMissing,
     DeadlineExceeded,
-    RequestTimeout,
     ServiceError,
     Superseded,
     UnknownModel,
@@ -24,12 +24,6 @@ from foreframe_server.errors import (
 from foreframe_server.metrics import Metrics
 from foreframe_server.scheduler import later_deadline
 from foreframe_server.worker import EngineWorker, Ticket, WorkerResult
-
-_DISCONNECT_POLL_S = 0.05
-
-
-class ClientLeft(RequestTimeout):
-    """The client hung up before its answer was ready; nobody reads this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +195,7 @@ class PredictionService:
         store.add_done_callback(self._stores.discard)
 
     async def _wait(self, flight: _Flight, call: Call) -> _Landing:
-        async with _watching(call) as client_left:
+        async with watching(call) as client_left:
             remaining_s = None if call.deadline_s is None else max(0.0, call.deadline_s - self._clock())
             if await _is_landed(flight.landing, client_left, remaining_s):
                 return flight.landing.result()
@@ -258,21 +252,3 @@ async def _is_landed(landing: asyncio.Task[_Landing], client_left: asyncio.Task[
     if client_left in done and landing not in done:
         raise ClientLeft("The client left.")
     return landing in done
-
-
-@contextlib.asynccontextmanager
-async def _watching(call: Call) -> AsyncIterator[asyncio.Task[None]]:
-    """Watch for the client's hanging up: the task ends when it has."""
-    watch = asyncio.create_task(_until_disconnected(call))
-    try:
-        yield watch
-    finally:
-        watch.cancel()
-
-
-async def _until_disconnected(call: Call) -> None:
-    if call.is_disconnected is None:
-        await asyncio.Event().wait()
-        return
-    while not await call.is_disconnected():  # noqa: ASYNC110 - a connection tells only when it is asked
-        await asyncio.sleep(_DISCONNECT_POLL_S)

@@ -46,6 +46,10 @@ class SchedulerSettings(_Group):
     """How much work may wait."""
 
     max_pending_rows: int = Field(default=4096, ge=1, description="Solver steps of members that may wait.")
+    max_pending_read_s: float = Field(
+        default=10.0, gt=0, description="Predicted seconds of token reads that may be ahead of new ones."
+    )
+    max_read_rows: int = Field(default=8, ge=1, le=256, description="Token reads before other work has its turn.")
 
 
 class CacheSettings(_Group):
@@ -57,11 +61,26 @@ class CacheSettings(_Group):
     secret: SecretStr | None = Field(default=None, description="Key that signs entries of the shared cache.")
 
 
+class ObservationSettings(_Group):
+    """Observations that are uploaded once and used many times."""
+
+    ttl_s: float = Field(default=60.0, gt=0, description="Age at which an uploaded observation is forgotten.")
+    max_ttl_s: float = Field(default=3600.0, gt=0, description="Longest such age that a request may ask for.")
+    max_bytes: int = Field(default=256 * 2**20, ge=0, description="Memory of all uploaded observations.")
+
+
+class ScoreSettings(_Group):
+    """Candidate plans that are ranked."""
+
+    max_jobs: int = Field(default=8, ge=1, le=256, description="Candidates of one call in the device's queue at once.")
+
+
 class LimitSettings(_Group):
     """Bounds on what one request may hold."""
 
     max_json_values: int = Field(default=65_536, ge=256, description="Values in a JSON body; arrays go as msgpack.")
     max_picture_pixels: int = Field(default=4 * 2**20, ge=1, description="Pixels of a picture that is to be padded.")
+    max_candidates: int = Field(default=256, ge=1, description="Candidates of one scoring; a model may take fewer.")
 
 
 class Settings(BaseSettings):
@@ -75,6 +94,8 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     cache: CacheSettings = CacheSettings()
+    observations: ObservationSettings = ObservationSettings()
+    scores: ScoreSettings = ScoreSettings()
     limits: LimitSettings = LimitSettings()
 
 

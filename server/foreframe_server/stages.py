@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from foreframe_engines import NoisePlan, Prediction, RolloutEngine, StepRow
 from foreframe_engines.ensemble import summarise
@@ -30,10 +30,20 @@ class JobStages:
         self._clock = clock
         self._contexts: LruBytes[Latents] = LruBytes(max_context_bytes)
 
+    def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
+        """Encode context frames (RGB 0..255), or find them encoded."""
+        digest = hashlib.sha256(f"{context.shape}".encode() + context.tobytes()).digest()
+        latents = self._contexts.get(digest)
+        if latents is None:
+            latents = self._engine.encode(context)
+            self._contexts.put(digest, latents, latents.nbytes)
+        return latents
+
     def condition(self, job: Job, timings: Timings) -> None:
         """Encode the job's context and condition on its states, once for all members. Sets `job.conditioning`."""
         started_s = self._clock()
-        latents = self._encode(job.query.context)
+        stored = job.query.context_latents
+        latents = self.encode(job.query.context) if stored is None else stored
         encoded_s = self._clock()
         job.conditioning = self._engine.condition(latents, job.query.states)
         timings.encode = 1000 * (encoded_s - started_s)
@@ -48,7 +58,7 @@ class JobStages:
     def finish(self, job: Job, timings: Timings) -> Prediction:
         """Decode and reduce the job's whole members, of which there is at least one."""
         query = job.query
-        members = [member.latents for member in job.finished_members if member.latents is not None]
+        members = job.finished_latents
         started_s = self._clock()
         frames = self._engine.decode(members, query.frame_indices)
         decoded_s = self._clock()
@@ -73,14 +83,6 @@ class JobStages:
         started_s = self._clock()
         self._engine.step([row] * contract.buckets[-1])
         return self._clock() - started_s
-
-    def _encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t c y x"]:
-        digest = hashlib.sha256(f"{context.shape}".encode() + context.tobytes()).digest()
-        latents = self._contexts.get(digest)
-        if latents is None:
-            latents = self._engine.encode(context)
-            self._contexts.put(digest, latents, latents.nbytes)
-        return latents
 
     def _learn_decode(self, seconds: float) -> None:
         weight = _DECODE_SMOOTHING if self.member_decode_s else 1.0

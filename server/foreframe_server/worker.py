@@ -15,7 +15,9 @@ from functools import partial
 from itertools import count
 from typing import TypeVar
 
+import numpy as np
 import structlog
+from jaxtyping import UInt8
 
 from foreframe_engines import OnDeadline, Prediction, Query, RolloutEngine
 from foreframe_engines.schedule import get_schedule, num_steps
@@ -36,11 +38,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkerResult:
-    """What the device made of a query; timings hold its stages from `queue` to `reduce`."""
+    """What the device made of a query; timings are of `queue` to `reduce`, latents those of each whole member."""
 
     prediction: Prediction
     timings: Timings
     degraded: Degraded | None
+    latents: tuple[Latents, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +112,7 @@ class EngineWorker:
 
         Raises what the engine raises.
         """
-        step_s = await self._command(self._stages.run_all)
+        step_s = await self.run(self._stages.run_all)
         with self._wake:
             self._scheduler.record_step(step_s)
         self._is_warm = True
@@ -153,7 +156,26 @@ class EngineWorker:
 
     async def snapshot(self, ticket: Ticket) -> WorkerResult | None:
         """Take what a job has at the next step border, and let it go on; None while no member is whole."""
-        return await self._command(partial(self._snapshot, ticket))
+        return await self.run(partial(self._snapshot, ticket))
+
+    async def run(self, action: Callable[[], T]) -> T:
+        """Run an action on the device's thread at the next step border, and return or raise what it does.
+
+        Raises NotReady when the thread has not been started or has stopped.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        with self._wake:
+            if self._is_stopped or not self._thread.is_alive():
+                raise NotReady("The worker is not running.", retry_after_ms=1000)
+            self._commands.append(partial(_answer, future, action))
+            self._wake.notify()
+        return await future
+
+    async def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
+        """Encode context frames (RGB 0..255), or find them encoded. Raises NotReady or ModelFault."""
+        if not self.is_ready:
+            raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+        return await self.run(partial(self._encode_or_fault, context))
 
     async def stop(self, drain_s: float) -> None:
         """Take no more jobs, give the admitted ones so long, fail the rest, join the thread, close the engine."""
@@ -176,15 +198,6 @@ class EngineWorker:
             budget_s = max(0.0, call.deadline_s - self._clock())
             job.member_decode_s = min(self._stages.member_decode_s, _MAX_DECODE_SHARE * budget_s)
         return job
-
-    async def _command(self, action: Callable[[], T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        with self._wake:
-            if self._is_stopped or not self._thread.is_alive():
-                raise NotReady("The worker is not running.", retry_after_ms=1000)
-            self._commands.append(partial(_answer, future, action))
-            self._wake.notify()
-        return await future
 
     def _end(self, tickets: Sequence[Ticket], ending: Ending) -> None:
         with self._wake:
@@ -242,7 +255,8 @@ class EngineWorker:
             self._step(confirmed)
 
     def _run_commands(self) -> None:
-        while self._commands:
+        # Only those that wait now: whoever asks again at once must not keep steps from running.
+        for _ in range(len(self._commands)):
             self._commands.popleft()()
 
     def _schedule(self) -> StepBatch | None:
@@ -322,6 +336,13 @@ class EngineWorker:
     def _snapshot(self, ticket: Ticket) -> WorkerResult | None:
         return self._finish_or_fault(ticket) if ticket.job.finished_members else None
 
+    def _encode_or_fault(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
+        try:
+            return self._stages.encode(context)
+        except Exception as error:
+            _log.exception("worker.engine_failed")
+            raise _ending_error(Ending.FAULTED) from error
+
     def _finish_or_fault(self, ticket: Ticket) -> WorkerResult:
         try:
             return self._finish(ticket)
@@ -336,7 +357,7 @@ class EngineWorker:
             step_batch_mean=sum(ticket.batch_rows) / len(ticket.batch_rows),
         )
         prediction = self._stages.finish(ticket.job, timings)
-        return WorkerResult(prediction, timings, _degraded(prediction))
+        return WorkerResult(prediction, timings, _degraded(prediction), ticket.job.finished_latents)
 
 
 def _degraded(prediction: Prediction) -> Degraded | None:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from foreframe_server.app import OPENAPI_PATH, create_app, write_openapi
+from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest, TopKReply
 from foreframe_server.schemas import PredictionReply, PredictionRequest
 from foreframe_server.settings import Settings
 
@@ -26,7 +27,10 @@ def test_every_reference_leads_somewhere(document):
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
 
     assert names <= set(document["components"]["schemas"])
-    assert {"PredictionRequest", "PredictionReply", "Problem"} <= names
+    assert {
+        "PredictionRequest", "PredictionReply", "LikelihoodRequest", "LikelihoodReply", "ObservationRequest",
+        "ObservationReply", "Problem",
+    } <= names  # fmt: skip
 
 
 def test_the_framework_s_own_error_page_is_not_promised(document):
@@ -37,6 +41,9 @@ def test_the_framework_s_own_error_page_is_not_promised(document):
     "path",
     [
         "/v1/predictions",
+        "/v1/likelihoods",
+        "/v1/observations",
+        "/v1/observations/{id}",
         "/v1/models",
         "/v1/models/{id}",
         "/v1/state-schemas",
@@ -65,6 +72,37 @@ def test_a_prediction_reply_has_the_wire_s_fields():
         "id", "model", "revision", "frames", "uncertainty", "ensemble", "degraded", "deadline_met", "seed",
         "determinism", "cache", "timings_ms", "warnings",
     } <= set(PredictionReply.model_fields)  # fmt: skip
+
+
+def test_a_likelihood_request_has_the_wire_s_fields():
+    assert set(LikelihoodRequest.model_fields) == {
+        "model", "observation", "observation_id", "target", "scenario", "support", "top_k", "top_k_definition", "map",
+        "deadline_ms", "priority", "client_time", "metadata",
+    }  # fmt: skip
+
+
+def test_a_likelihood_reply_has_the_wire_s_fields():
+    assert {
+        "nats_total", "bits_total", "nats_per_token", "bits_per_token", "bits_per_frame", "bits_per_pixel", "tokens",
+        "topk_cross_entropy", "surprise_per_frame", "map", "timings_ms", "deadline_met", "warnings",
+    } <= set(LikelihoodReply.model_fields)  # fmt: skip
+    assert {"k", "definition", "value", "escape_nats"} <= set(TopKReply.model_fields)
+
+
+@pytest.mark.parametrize("path", ["/v1/likelihoods", "/v1/observations"])
+def test_documents_go_in_and_come_back(document, path):
+    operation = document["paths"][path]["post"]
+
+    assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"}
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/msgpack"}
+    assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}
+
+
+def test_bits_are_said_to_be_of_ids(document):
+    likelihood = document["components"]["schemas"]["LikelihoodReply"]
+
+    assert "not of pixels" in likelihood["description"]
+    assert "Bits of the ids" in likelihood["properties"]["bits_per_pixel"]["description"]
 
 
 def test_predictions_take_and_give_what_the_wire_says(document):

@@ -15,12 +15,13 @@ import pytest
 import structlog.testing
 
 from foreframe_engines import EnsembleSpec, NoisePlan, Priority, Query, Reducer, RolloutEngine, Sampling, Strategy
-from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine
 from foreframe_server.cache import ResultCache
 from foreframe_server.calls import CachePolicy, Call, OnDeadline
 from foreframe_server.metrics import Metrics
 from foreframe_server.scheduler import Scheduler
 from foreframe_server.service import PredictionService
+from foreframe_server.token_reader import TokenReader
 from foreframe_server.worker import EngineWorker
 
 PATIENCE_S = 20
@@ -96,6 +97,47 @@ async def run_core(engine=None, *, max_pending_rows=4096, redis=None, clock=time
         await cache.close()
 
 
+@dataclass(frozen=True)
+class Reading:
+    engine: ToyLikelihoodEngine
+    reader: TokenReader
+    core: Core
+
+
+@contextlib.asynccontextmanager
+async def run_reader(engine=None, *, rollout=None, clock=time.monotonic, **limits) -> AsyncIterator[Reading]:
+    engine = engine or ToyLikelihoodEngine()
+    async with run_core(rollout or ToyRolloutEngine(engine.contract), clock=clock) as core:
+        reader = TokenReader(engine, core.worker, core.metrics, clock=clock, **limits)
+        await reader.warm_up()
+        engine.calls.clear()
+        engine.read_rows.clear()
+        try:
+            yield Reading(engine, reader, core)
+        finally:
+            await reader.stop(PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames, their states, and ids and states of grids after them."""
+
+    frames: np.ndarray
+    states: np.ndarray
+    ids: np.ndarray
+    future: np.ndarray
+
+
+def build_clip(seed=0, *, num_frames=4, num_grids=5):
+    rng = np.random.default_rng(seed)
+    return Clip(
+        rng.integers(0, 256, (num_frames, 8, 8, 3), dtype=np.uint8),
+        rng.standard_normal((num_frames, 3), dtype=np.float32),
+        rng.integers(0, 6, (num_grids, 4)),
+        rng.standard_normal((num_grids, 3), dtype=np.float32),
+    )
+
+
 def build_query(
     seed=0,
     *,
@@ -130,8 +172,9 @@ def build_call(
     on_deadline=OnDeadline.DEGRADE,
     cache=CachePolicy.USE,
     is_disconnected=None,
+    priority=Priority.CONTROLLER,
 ):
-    return Call("test", received_s, deadline_s, on_deadline, cache, is_disconnected)
+    return Call("test", received_s, deadline_s, on_deadline, cache, is_disconnected, priority)
 
 
 def find_redis_server() -> str:
@@ -180,6 +223,16 @@ def make_call():
 @pytest.fixture
 def running():
     return run_core
+
+
+@pytest.fixture
+def reading():
+    return run_reader
+
+
+@pytest.fixture
+def make_clip():
+    return build_clip
 
 
 @pytest.fixture

@@ -46,7 +46,11 @@ CHANGES = {
         replace(BASE, ensemble=replace(BASE.ensemble, noise=NoisePlan.IID)),
     ],
 }
-SAME = {"priority": replace(BASE, priority=Priority.BULK), "stream_id": replace(BASE, stream_id="arm")}
+SAME = {
+    "priority": replace(BASE, priority=Priority.BULK),
+    "stream_id": replace(BASE, stream_id="arm"),
+    "context_latents": replace(BASE, context_latents=np.zeros((4, 3, 4, 4), np.float32)),
+}
 
 
 def test_every_field_of_a_query_is_in_the_key_or_known_not_to_matter():

@@ -1,7 +1,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from foreframe_engines.testing import toy_contract
-from foreframe_server.calls import Timings
+from foreframe_server.calls import ReadTimings, Timings
 from foreframe_server.metrics import OTHER, Metrics
 
 
@@ -21,6 +21,9 @@ def fed():
     metrics.observe_stages(Timings(queue=2.0, denoise=30.0))
     metrics.observe_members("requested", 8)
     metrics.observe_batch(3)
+    metrics.observe_stages(ReadTimings(read=20.0))
+    metrics.observe_bits(4.5)
+    metrics.observe_observations(2, 4096)
     metrics.observe_queue(1.5)
     metrics.observe_device(10.0, is_busy=True)
     metrics.count_deadline("met")
@@ -38,6 +41,10 @@ def test_a_scrape_holds_every_series_under_its_documented_name():
     assert samples["foreframe_request_seconds_count", route] == 1
     assert samples["foreframe_stage_seconds_sum", (("stage", "denoise"),)] == 0.03
     assert samples["foreframe_stage_seconds_count", (("stage", "queue"),)] == 1
+    assert samples["foreframe_stage_seconds_sum", (("stage", "read"),)] == 0.02
+    assert samples["foreframe_bits_per_token_sum", ()] == 4.5
+    assert samples["foreframe_observations", ()] == 2
+    assert samples["foreframe_observation_bytes", ()] == 4096
     assert samples["foreframe_queue_step_seconds", ()] == 1.5
     assert samples["foreframe_step_batch_rows_sum", ()] == 3
     assert samples["foreframe_deadline_total", (("outcome", "met"),)] == 1

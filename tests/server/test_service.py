@@ -10,8 +10,14 @@ from foreframe_engines.sampling import sample
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
 from foreframe_server.cache import RedisTier, connect_redis
 from foreframe_server.calls import CachePolicy, CacheResult
-from foreframe_server.errors import CapabilityMissing, DeadlineExceeded, ModelFault, Superseded, UnknownModel
-from foreframe_server.service import ClientLeft
+from foreframe_server.disconnects import ClientLeft
+from foreframe_server.errors import (
+    CapabilityMissing,
+    DeadlineExceeded,
+    ModelFault,
+    Superseded,
+    UnknownModel,
+)
 
 PATIENCE_S = 20
 

@@ -5,21 +5,19 @@ from typing import Annotated, Literal
 
 import typer
 
+from foreframe_server.cli.bench_commands import bench
+from foreframe_server.cli.evaluate_commands import evaluate
 from foreframe_server.cli.faults import FaultLine
-
-_MAX_SEED = 2**53 - 1
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
-BundleOption = Annotated[
-    Path | None, typer.Option(help="Folder of a model bundle; without it the built-in model.", show_default=False)
-]
-UrlOption = Annotated[
-    str | None, typer.Option(help="Address of a running server, such as http://127.0.0.1:8000.", show_default=False)
-]
-ClipsOption = Annotated[
-    int | None, typer.Option(min=2, help="How many clips.", show_default="100 of a data set, else all that ship")
-]
-SeedOption = Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of every random choice.")]
+from foreframe_server.cli.options import (
+    BundleOption,
+    ClipsOption,
+    ContextGridsOption,
+    JsonFlag,
+    OutOption,
+    SeedOption,
+    TargetGridsOption,
+    UrlOption,
+)
 
 app = typer.Typer(
     cls=FaultLine,
@@ -32,6 +30,8 @@ world = typer.Typer(no_args_is_help=True, help="Make recorded episodes of the em
 train = typer.Typer(no_args_is_help=True, help="Train a model on recorded episodes.")
 app.add_typer(world, name="world")
 app.add_typer(train, name="train")
+app.add_typer(evaluate, name="eval")
+app.add_typer(bench, name="bench")
 
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -128,28 +128,6 @@ def predict(
         predict_recording(wish, read_private(bundle), url, out, is_json=json)
 
 
-@app.command("eval")
-def evaluate(
-    *,
-    data: Annotated[
-        Path | None, typer.Option(help="Data set of held-out episodes; without it the bundle's clips.")
-    ] = None,
-    clips: ClipsOption = None,
-    bundle: BundleOption = None,
-    noise_plans: Annotated[
-        bool, typer.Option("--noise-plans", help="Also compare antithetic with independent noise (minutes).")
-    ] = False,
-    json: JsonFlag = False,
-) -> None:
-    """Measure a model on clips it has never seen: PSNR, spread, what its states are for, latency over HTTP."""
-    from foreframe_server.cli.evaluate import evaluate_model
-    from foreframe_server.cli.overrides import read_private
-    from foreframe_server.cli.report import print_report
-
-    report = evaluate_model(read_private(bundle), data, clips, has_noise_plans=noise_plans)
-    print_report(report, is_json=json)
-
-
 @world.command("generate")
 def generate_world(
     *,
@@ -182,16 +160,44 @@ def train_rollout(
         int | None, typer.Option(min=1, help="Steps of the second stage.", show_default="the recipe's")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Clips a step and process.", show_default="the recipe's")
+        int | None, typer.Option(min=1, help="Clips a step, shared by the processes.", show_default="the recipe's")
     ] = None,
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:
     """Train the frame autoencoder, then the rollout model; under torchrun in several processes."""
-    from foreframe_server.cli.train import Ask, train_model
+    from foreframe_server.cli.train import Ask, train_rollout_model
 
-    ask = Ask(autoencoder_steps=autoencoder_steps, steps=steps, batch_size=batch_size, seed=seed)
-    train_model(data, validation, out, ask, is_json=json)
+    ask = Ask(codec_steps=autoencoder_steps, steps=steps, batch_size=batch_size, seed=seed)
+    train_rollout_model(data, validation, out, ask, is_json=json)
+
+
+@train.command("likelihood")
+def train_likelihood(
+    *,
+    data: Annotated[Path, typer.Option(help="Data set to train on.")],
+    validation: Annotated[Path, typer.Option(help="Data set to watch progress with.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that is there is continued.")],
+    tokenizer_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the first stage.", show_default="the recipe's")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the second stage.", show_default="the recipe's")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Clips a step, shared by the processes.", show_default="the recipe's")
+    ] = None,
+    own_input: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Scheduled sampling: final share of ids the model draws itself.")
+    ] = 0.0,
+    seed: SeedOption = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Train the tokenizer, then the likelihood model; under torchrun in several processes."""
+    from foreframe_server.cli.train import Ask, train_likelihood_model
+
+    ask = Ask(codec_steps=tokenizer_steps, steps=steps, batch_size=batch_size, seed=seed, own_input=own_input)
+    train_likelihood_model(data, validation, out, ask, is_json=json)
 
 
 @app.command()
@@ -210,6 +216,56 @@ def export(
     from foreframe_server.cli.export import export_run
 
     export_run(run, data, out, report, revision, is_json=json)
+
+
+@app.command()
+def calibrate(
+    *,
+    data: Annotated[Path, typer.Option(help="Data set of held-out episodes, best the validation set.")],
+    clips: ClipsOption = None,
+    context_grids: ContextGridsOption = 4,
+    target_grids: TargetGridsOption = 8,
+    bundle: BundleOption = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Change the built-in bundle itself.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Measure what surprise is usual on held-out episodes and write it into a bundle, whose digest changes."""
+    from foreframe_server.cli.calibrate import Ask, calibrate_bundle
+    from foreframe_server.cli.overrides import read_private
+    from foreframe_server.experiments.token_clips import Split
+
+    ask = Ask(data, clips, Split(context_grids, target_grids), in_place)
+    calibrate_bundle(read_private(bundle), ask, is_json=json)
+
+
+@app.command()
+def plan(
+    *,
+    goals: Annotated[int, typer.Option(min=1, help="How many goals.")] = 20,
+    candidates: Annotated[int, typer.Option(min=2, help="Plans a round.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Calls of /v1/scores a goal and strategy.")] = 3,
+    metric: Annotated[
+        Literal["pixel", "latent"], typer.Option(help="How predicted pictures are compared with the goal.")
+    ] = "pixel",
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Compare only these; may be given often.", show_default="all")
+    ] = None,
+    url: UrlOption = None,
+    bundle: BundleOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Move the simulated robot's hands to goal pictures, planning with a server's scores; compare the strategies."""
+    from foreframe_server.cli.overrides import read_private
+    from foreframe_server.cli.plan import Wish, plan_goals
+    from foreframe_server.experiments.plans import name_strategies
+
+    unknown = set(strategy or ()) - set(name_strategies(metric))
+    if unknown:
+        raise typer.BadParameter(f"is one of {', '.join(name_strategies(metric))}", param_hint="--strategy")
+    wish = Wish(goals, candidates, rounds, seed, metric, tuple(strategy or ()))
+    plan_goals(read_private(bundle), url, wish, out, is_json=json)
 
 
 @app.command()

@@ -13,7 +13,7 @@ def export_run(run: Path, data: Path, out: Path, report: Path | None, revision: 
     with needs_torch():
         from foreframe_models.embedded import export_embedded
     measured = {} if report is None else _read_report(report)
-    print_note("exporting four graphs ...")
+    print_note("exporting graphs ...")
     export_embedded(run, data, out, revision=revision, measured=measured)
     bundle = Bundle.open(out)
     if is_json:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreframe_engines import Bundle, Contract, RolloutEngine, builtin_bundle, open_rollout_engine
+from foreframe_engines.engine import LikelihoodEngine
+from foreframe_engines.likelihood import open_likelihood_engine
+from foreframe_server.cli.faults import Fault
 from foreframe_server.settings import Settings
 
 
@@ -59,3 +62,14 @@ def read_contract(settings: Settings) -> Contract:
 def open_engine(settings: Settings) -> RolloutEngine:
     """Open the model of the settings in this process. Raises BundleError or RuntimeUnavailable."""
     return open_rollout_engine(Bundle.open(bundle_path(settings)), num_threads=settings.engine.num_threads)
+
+
+def open_likelihood(path: Path, settings: Settings) -> LikelihoodEngine:
+    """Open a bundle's likelihood model in this process.
+
+    Raises BundleError, RuntimeUnavailable, or Fault when it has none.
+    """
+    bundle = Bundle.open(path)
+    if bundle.contract.tokens is None:
+        raise Fault(f"{bundle.contract.model} {bundle.contract.revision} has no likelihood model")
+    return open_likelihood_engine(bundle, num_threads=settings.engine.num_threads)

@@ -24,11 +24,11 @@ _ENSEMBLE_STEPS = 8
 
 
 @contextmanager
-def connected(address: str) -> "Iterator[Client]":
+def connected(address: str, *, timeout_s: float = 60.0) -> "Iterator[Client]":
     """Open a client of a server for as long as the block runs. Raises Fault without the client's package."""
     with needs_client():
         from foreframe_client import Client
-    with Client(address) as client:
+    with Client(address, timeout_s=timeout_s) as client:
         yield client
 
 

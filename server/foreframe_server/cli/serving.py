@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from foreframe_engines import Bundle, Contract, RolloutEngine, builtin_bundle
+from foreframe_engines.engine import LikelihoodEngine
 from foreframe_server.app import create_app
 from foreframe_server.cli.faults import Fault
 from foreframe_server.routes.host import Host
@@ -51,7 +52,7 @@ def serve_until_stopped(settings: Settings, announce: Callable[[str, Contract], 
 
     Raises BundleError for a bad model, Fault for a taken port.
     """
-    door = _open(settings, None)
+    door = _open(settings)
     threading.Thread(target=_announce, args=(door, announce), name="foreframe-announce", daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in order, then raises the signal again
         door.run()
@@ -59,12 +60,14 @@ def serve_until_stopped(settings: Settings, announce: Callable[[str, Contract], 
 
 
 @contextlib.contextmanager
-def running_server(settings: Settings, *, engine: RolloutEngine | None = None) -> Iterator[str]:
+def running_server(
+    settings: Settings, *, engine: RolloutEngine | None = None, likelihood_engine: LikelihoodEngine | None = None
+) -> Iterator[str]:
     """Serve in a thread until the block ends; gives the address once predictions are answered.
 
-    Raises BundleError for a bad model, Fault for a taken port.
+    With `engine` the bundle of the settings is not opened. Raises BundleError for a bad model, Fault for a taken port.
     """
-    door = _open(settings, engine)
+    door = _open(settings, engine, likelihood_engine)
     thread = threading.Thread(target=door.run, name="foreframe-server", daemon=True)
     thread.start()
     try:
@@ -86,11 +89,13 @@ def wait_for_signal() -> None:
     stop.wait()
 
 
-def _open(settings: Settings, engine: RolloutEngine | None) -> _Door:
+def _open(
+    settings: Settings, engine: RolloutEngine | None = None, likelihood_engine: LikelihoodEngine | None = None
+) -> _Door:
     if engine is None:
         # The app opens its model beside the door and can only log what is wrong; a person gets one line instead.
         Bundle.open(settings.engine.bundle or builtin_bundle())
-    app = create_app(settings, engine=engine)
+    app = create_app(settings, engine=engine, likelihood_engine=likelihood_engine)
     config = uvicorn.Config(
         app,
         log_config=None,

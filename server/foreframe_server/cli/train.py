@@ -1,6 +1,6 @@
-"""`foreframe train rollout`: the autoencoder, then the rollout model; one process, or several under torchrun."""
+"""`foreframe train`: a frame codec and then the model over what it makes; one process, or several under torchrun."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,85 +9,128 @@ from foreframe_server.cli.console import open_progress, print_json, print_note
 from foreframe_server.cli.faults import needs_torch
 
 if TYPE_CHECKING:
-    from foreframe_models.training.autoencoder import AutoencoderRecipe
-    from foreframe_models.training.loop import Progress
-    from foreframe_models.training.rollout import RolloutRecipe
+    from foreframe_models.training.data import EpisodeTensors
+    from foreframe_models.training.loop import LoopConfig, Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """How a recipe is changed; None leaves it as it is."""
+    """How a recipe is changed; None leaves it as it is. `codec_steps` are the first stage's.
 
-    autoencoder_steps: int | None
+    `own_input` is the final share of ids that the likelihood model draws for itself.
+    """
+
+    codec_steps: int | None
     steps: int | None
     batch_size: int | None
     seed: int
+    own_input: float = 0.0
 
 
-def train_model(data: Path, validation: Path, out: Path, ask: Ask, *, is_json: bool) -> None:
-    """Train both stages, or go on with those of the folder. Raises DatasetError, or Fault without torch."""
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    name: str
+    steps: int
+    train: "Callable[[EpisodeTensors, EpisodeTensors], Iterator[Progress]]"
+
+
+def train_rollout_model(data: Path, validation: Path, out: Path, ask: Ask, *, is_json: bool) -> None:
+    """Train autoencoder and rollout model, or go on with those of the folder. Raises DatasetError, or Fault."""
     with needs_torch():
-        import torch
+        stages = _rollout_stages(out, ask)
+    _train(stages, data, validation, out, is_json=is_json)
 
-        from foreframe_models.training.loop import Rank
+
+def train_likelihood_model(data: Path, validation: Path, out: Path, ask: Ask, *, is_json: bool) -> None:
+    """Train tokenizer and likelihood model, or go on with those of the folder. Raises DatasetError, or Fault."""
+    with needs_torch():
+        stages = _likelihood_stages(out, ask)
+    _train(stages, data, validation, out, is_json=is_json)
+
+
+def _rollout_stages(out: Path, ask: Ask) -> list[_Stage]:
+    from foreframe_models.embedded import Run
+    from foreframe_models.training.autoencoder import AutoencoderRecipe, train_autoencoder
+    from foreframe_models.training.rollout import RolloutRecipe, train_rollout
+
+    codec, model = AutoencoderRecipe(), RolloutRecipe()
+    codec = replace(codec, loop=_loop(codec.loop, ask.codec_steps, ask.seed))
+    model = replace(model, loop=_loop(model.loop, ask.steps, ask.seed), batch_size=ask.batch_size or model.batch_size)
+    return [
+        _Stage(
+            "autoencoder",
+            codec.loop.steps,
+            lambda train, held_out: train_autoencoder(codec, train, held_out, out / "autoencoder"),
+        ),
+        _Stage(
+            "rollout",
+            model.loop.steps,
+            lambda train, held_out: train_rollout(model, Run(out).autoencoder(), train, held_out, out / "rollout"),
+        ),
+    ]
+
+
+def _likelihood_stages(out: Path, ask: Ask) -> list[_Stage]:
+    from foreframe_models.embedded import Run
+    from foreframe_models.training.likelihood import LikelihoodRecipe, train_likelihood
+    from foreframe_models.training.tokenizer import TokenizerRecipe, train_tokenizer
+
+    codec, model = TokenizerRecipe(), LikelihoodRecipe(own_input=ask.own_input)
+    codec = replace(codec, loop=_loop(codec.loop, ask.codec_steps, ask.seed))
+    model = replace(model, loop=_loop(model.loop, ask.steps, ask.seed), batch_size=ask.batch_size or model.batch_size)
+    return [
+        _Stage(
+            "tokenizer",
+            codec.loop.steps,
+            lambda train, held_out: train_tokenizer(codec, train, held_out, out / "tokenizer"),
+        ),
+        _Stage(
+            "likelihood",
+            model.loop.steps,
+            lambda train, held_out: train_likelihood(model, Run(out).tokenizer(), train, held_out, out / "likelihood"),
+        ),
+    ]
+
+
+def _loop(loop: "LoopConfig", steps: int | None, seed: int) -> "LoopConfig":
+    return replace(loop, steps=steps or loop.steps, seed=seed)
+
+
+def _train(stages: list[_Stage], data: Path, validation: Path, out: Path, *, is_json: bool) -> None:
+    import torch
+
+    from foreframe_models.training.data import EpisodeTensors
+    from foreframe_models.training.loop import Rank
+
     torch.set_num_threads(1)
     is_first = Rank.join().is_first
+    report: dict[str, object] = {"out": str(out)}
     try:
-        last = _train_stages(data, validation, out, ask, is_shown=is_first)
+        sets = EpisodeTensors.load(data), EpisodeTensors.load(validation)
+        for stage in stages:
+            report[stage.name] = _watch(stage.train(*sets), stage, is_shown=is_first)
+            _wait_for_first()
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if is_first and is_json:
-        print_json({"out": str(out), **last})
+        print_json(report)
     elif is_first:
         print_note(f"the run lies in {out}; `foreframe export --run {out}` makes a bundle of it")
 
 
-def _train_stages(data: Path, validation: Path, out: Path, ask: Ask, *, is_shown: bool) -> dict[str, object]:
-    from foreframe_models.embedded import Run
-    from foreframe_models.training.autoencoder import train_autoencoder
-    from foreframe_models.training.data import EpisodeTensors
-    from foreframe_models.training.rollout import train_rollout
-
-    recipes = _recipes(ask)
-    train_set, held_out = EpisodeTensors.load(data), EpisodeTensors.load(validation)
-    stage = train_autoencoder(recipes.autoencoder, train_set, held_out, out / "autoencoder")
-    first = _watch(stage, "autoencoder", recipes.autoencoder.loop.steps, is_shown=is_shown)
-    _wait_for_first()
-    stage = train_rollout(recipes.rollout, Run(out).autoencoder(), train_set, held_out, out / "rollout")
-    second = _watch(stage, "rollout", recipes.rollout.loop.steps, is_shown=is_shown)
-    return {"autoencoder": first, "rollout": second}
-
-
-@dataclass(frozen=True, slots=True)
-class _Recipes:
-    autoencoder: "AutoencoderRecipe"
-    rollout: "RolloutRecipe"
-
-
-def _recipes(ask: Ask) -> _Recipes:
-    from foreframe_models.training.autoencoder import AutoencoderRecipe
-    from foreframe_models.training.rollout import RolloutRecipe
-
-    autoencoder, rollout = AutoencoderRecipe(), RolloutRecipe()
-    first = replace(autoencoder.loop, seed=ask.seed, steps=ask.autoencoder_steps or autoencoder.loop.steps)
-    second = replace(rollout.loop, seed=ask.seed, steps=ask.steps or rollout.loop.steps)
-    batch_size = ask.batch_size or rollout.batch_size
-    return _Recipes(replace(autoencoder, loop=first), replace(rollout, loop=second, batch_size=batch_size))
-
-
-def _watch(stage: "Iterator[Progress]", name: str, steps: int, *, is_shown: bool) -> dict[str, object]:
+def _watch(moments: "Iterator[Progress]", stage: _Stage, *, is_shown: bool) -> dict[str, object]:
     """Train to the end; return the last numbers, none when the stage had been finished before."""
     last: dict[str, object] = {}
     with open_progress(is_shown=is_shown) as bar:
-        task = bar.add_task(name, total=steps, note="")
-        for moment in stage:
+        task = bar.add_task(stage.name, total=stage.steps, note="")
+        for moment in moments:
             bar.update(task, completed=moment.step, note=f"loss {moment.loss:.4f}")
             if moment.metrics:
                 measured = ", ".join(f"{metric} {value:.2f}" for metric, value in moment.metrics.items())
-                bar.console.print(f"{name} {moment.step}: {measured} dB", highlight=False)
+                bar.console.print(f"{stage.name} {moment.step}: {measured}", highlight=False)
             last = {"step": moment.step, "loss": moment.loss, "seconds": moment.seconds, **moment.metrics}
-        bar.update(task, completed=steps)
+        bar.update(task, completed=stage.steps)
     return last
 
 

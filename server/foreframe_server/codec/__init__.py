@@ -3,19 +3,35 @@
 Everything here computes and may take long: call it in a thread, never on the event loop.
 """
 
-from foreframe_server.codec.media import Media, read_accept, read_content_type
-from foreframe_server.codec.query import Asked, Bounds, ReplyOptions, decode_prediction, decode_state_check
+from foreframe_server.codec.bounds import Bounds
+from foreframe_server.codec.documents import write_document
+from foreframe_server.codec.likelihoods import AskedLikelihood, decode_likelihood, encode_likelihood
+from foreframe_server.codec.media import DOCUMENT_MEDIA, Media, read_accept, read_content_type
+from foreframe_server.codec.observations import AskedObservation, decode_observation
+from foreframe_server.codec.query import Asked, ReplyOptions, decode_prediction, decode_state_check
 from foreframe_server.codec.reply import EncodedReply, encode_prediction
+from foreframe_server.codec.score_reply import encode_scores
+from foreframe_server.codec.scores import AskedScores, decode_scores
 
 __all__ = [
+    "DOCUMENT_MEDIA",
     "Asked",
+    "AskedLikelihood",
+    "AskedObservation",
+    "AskedScores",
     "Bounds",
     "EncodedReply",
     "Media",
     "ReplyOptions",
+    "decode_likelihood",
+    "decode_observation",
     "decode_prediction",
+    "decode_scores",
     "decode_state_check",
+    "encode_likelihood",
     "encode_prediction",
+    "encode_scores",
     "read_accept",
     "read_content_type",
+    "write_document",
 ]

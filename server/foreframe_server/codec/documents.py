@@ -1,4 +1,4 @@
-"""Request bytes to one plain document: maps with text keys, lists, numbers, text, bytes and arrays.
+"""Bytes to one plain document and back: maps with text keys, lists, numbers, text, bytes and arrays.
 
 A document is bounded before it is built, so that no body can hold the interpreter for long: few values, few keys a map,
 little depth. Bulk data is one string or one array. Knows no field.
@@ -11,7 +11,15 @@ from typing import NoReturn
 
 import msgpack
 
-from foreframe_server.codec.arrays import NDARRAY_KEY, NPGENERIC_KEY, DocumentError, array_of_map, scalar_of_map
+from foreframe_server.codec.arrays import (
+    NDARRAY_KEY,
+    NPGENERIC_KEY,
+    DocumentError,
+    array_of_map,
+    map_for_json,
+    map_for_msgpack,
+    scalar_of_map,
+)
 from foreframe_server.codec.media import Media
 from foreframe_server.errors import InvalidRequest, Reason
 
@@ -39,6 +47,13 @@ def read_document(body: bytes, media: Media, *, max_values: int) -> Document:
     if not isinstance(document, dict):
         _refuse("the body's outermost value must be an object")
     return document
+
+
+def write_document(document: Document, media: Media) -> bytes:
+    """Write a reply's document. Raises ValueError for numbers that are not finite."""
+    if media is Media.MSGPACK:
+        return msgpack.packb(document, default=map_for_msgpack)
+    return json.dumps(document, default=map_for_json, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -1,5 +1,6 @@
 """Which media types the wire speaks, and which one a request asks for. Knows headers only."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from foreframe_server.errors import Reason, UnsupportedMedia
@@ -16,7 +17,7 @@ class Media(StrEnum):
 
 
 REQUEST_MEDIA = (Media.JSON, Media.MSGPACK)
-DOCUMENT_MEDIA = frozenset({Media.JSON, Media.MSGPACK})
+DOCUMENT_MEDIA = (Media.JSON, Media.MSGPACK)
 _ALIASES = {"application/x-msgpack": Media.MSGPACK, "application/vnd.msgpack": Media.MSGPACK}
 _WILDCARDS = {"*/*": Media.JSON, "application/*": Media.JSON, "video/*": Media.MP4, "image/*": Media.PNG}
 _NAMES = {media.value: media for media in Media} | _ALIASES
@@ -35,12 +36,12 @@ def read_content_type(header: str | None) -> Media:
     return media
 
 
-def read_accept(header: str | None) -> Media:
-    """Return the media type to answer in, the first of the best liked. Raises UnsupportedMedia."""
+def read_accept(header: str | None, offered: Sequence[Media] = tuple(Media)) -> Media:
+    """Return the media type to answer in, of those offered the first of the best liked. Raises UnsupportedMedia."""
     choices = [_choice(part) for part in (header or "*/*").lower().split(",", _MAX_CHOICES)[:_MAX_CHOICES]]
-    liked = [(weight, media) for weight, media in choices if media is not None and weight > 0]
+    liked = [(weight, media) for weight, media in choices if media is not None and media in offered and weight > 0]
     if not liked:
-        expected = _listed(tuple(Media))
+        expected = _listed(offered)
         raise UnsupportedMedia(
             "No media type of the Accept header is offered.",
             reasons=[Reason("", "the reply cannot be written in what Accept names", expected)],
@@ -61,5 +62,5 @@ def _weight(text: str) -> float:
         return 0.0
 
 
-def _listed(media: tuple[Media, ...]) -> str:
+def _listed(media: Sequence[Media]) -> str:
     return ", ".join(media)

@@ -1,4 +1,4 @@
-"""The context frames of an observation, from whatever encoding they came in. Knows the contract's camera."""
+"""Frames of a camera, from whatever encoding they came in. Knows the contract's camera."""
 
 import binascii
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from foreframe_engines import Contract
+from foreframe_engines import CameraSpec, Contract
+from foreframe_server.codec.counts import describe_counts
 from foreframe_server.codec.pictures import PictureError, Size, decode_picture, pad_frame
 from foreframe_server.codec.video import decode_mp4
 from foreframe_server.errors import CameraMissing, InvalidRequest, Reason
@@ -19,7 +20,7 @@ _MAX_PADDING = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ContextFrames:
+class ReadFrames:
     """Frames as the model takes them, and what was changed for that."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -30,14 +31,19 @@ class ContextFrames:
 class _Wanted:
     """What a clip must be: `max_pad_pixels` is 0 unless padding was asked for."""
 
-    num_frames: int
+    num_frames: range
     size: Size
     pointer: str
     max_pad_pixels: int
 
 
-def read_context(observation: Observation, contract: Contract, *, max_picture_pixels: int) -> ContextFrames:
-    """Read the frames of the contract's camera. Raises CameraMissing or InvalidRequest with a pointer."""
+def read_context(
+    observation: Observation, contract: Contract, num_frames: range, *, max_picture_pixels: int
+) -> ReadFrames:
+    """Read the frames of the contract's camera, whose number must lie in `num_frames`.
+
+    Raises CameraMissing or InvalidRequest with a pointer.
+    """
     camera = contract.camera
     if set(observation.cameras) != {camera.name}:
         missing = camera.name not in observation.cameras
@@ -45,11 +51,26 @@ def read_context(observation: Observation, contract: Contract, *, max_picture_pi
         raise CameraMissing(f"This model sees one camera, {camera.name}.", reasons=[
             Reason("/observation/cameras", message, f"exactly {camera.name}", f"{len(observation.cameras)} cameras")
         ])  # fmt: skip
-    clip = observation.cameras[camera.name]
     pointer = f"/observation/cameras/{_escaped(camera.name)}"
+    clip = observation.cameras[camera.name]
+    return read_clip(clip, camera, num_frames, pointer, max_picture_pixels=max_picture_pixels)
+
+
+def read_clip(
+    clip: CameraClip, camera: CameraSpec, num_frames: range, pointer: str, *, max_picture_pixels: int
+) -> ReadFrames:
+    """Read the frames of a clip of one camera, whose number must lie in `num_frames`. Raises InvalidRequest."""
     pixels = max_picture_pixels if clip.resize == "pad" else 0
-    wanted = _Wanted(contract.context_frames, Size(camera.height, camera.width), pointer, pixels)
+    wanted = _Wanted(num_frames, Size(camera.height, camera.width), pointer, pixels)
     return _fit(_read_clip(clip, wanted), wanted)
+
+
+def read_still(data: object, clip: CameraClip, camera: CameraSpec, pointer: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Read one picture of a camera's exact size; `clip` says how it is written. Raises InvalidRequest."""
+    if clip.encoding is None and not isinstance(data, np.ndarray):
+        raise _refusal(f"{pointer}/encoding", "is needed unless data is an array")
+    wanted = _Wanted(range(1, 2), Size(camera.height, camera.width), pointer, 0)
+    return _fit([_read_frame(data, clip, f"{pointer}/data", wanted)], wanted).frames[0]
 
 
 def _escaped(name: str) -> str:
@@ -112,7 +133,7 @@ def _read_frame(item: object, clip: CameraClip, pointer: str, wanted: _Wanted) -
         return _read_array(item[None], clip, pointer, wanted)[0]
     data = _read_bytes(item, pointer)
     if clip.encoding is Encoding.RAW_RGB8:
-        return _read_raw(data, clip, pointer, wanted, num_frames=1)[0]
+        return _read_raw(data, clip, pointer, wanted, num_frames=range(1, 2))[0]
     try:
         encoding = Encoding(clip.encoding or Encoding.PNG)
         return decode_picture(data, encoding, wanted.size, max_pad_pixels=wanted.max_pad_pixels)
@@ -145,36 +166,40 @@ def _read_data(data: bytes, clip: CameraClip, pointer: str, wanted: _Wanted) -> 
     if clip.encoding is not Encoding.MP4:
         raise _refusal(pointer, "pictures go into frames, data is for mp4 and raw_rgb8")
     try:
-        return decode_mp4(data, wanted.num_frames, wanted.size, max_pad_pixels=wanted.max_pad_pixels)
+        return decode_mp4(data, wanted.num_frames[-1], wanted.size, max_pad_pixels=wanted.max_pad_pixels)
     except PictureError as error:
         raise _refusal(pointer, str(error), f"{wanted.size} H.264") from None
 
 
 def _read_raw(
-    data: bytes, clip: CameraClip, pointer: str, wanted: _Wanted, *, num_frames: int
+    data: bytes, clip: CameraClip, pointer: str, wanted: _Wanted, *, num_frames: range
 ) -> UInt8[np.ndarray, "t h w 3"]:
     if clip.width is None or clip.height is None:
         raise _refusal(wanted.pointer, "raw_rgb8 needs width and height")
-    expected = num_frames * clip.height * clip.width * _CHANNELS
-    if len(data) != expected:
-        raise _refusal(pointer, "has the wrong number of bytes", f"{expected} bytes", f"{len(data)} bytes")
-    return np.frombuffer(data, np.uint8).reshape(num_frames, clip.height, clip.width, _CHANNELS)
+    frame_bytes = clip.height * clip.width * _CHANNELS
+    count, rest = divmod(len(data), frame_bytes)
+    if rest or count not in num_frames:
+        expected = f"{frame_bytes} bytes a frame, {describe_counts(num_frames)} frames"
+        raise _refusal(pointer, "has the wrong number of bytes", expected, f"{len(data)} bytes")
+    return np.frombuffer(data, np.uint8).reshape(count, clip.height, clip.width, _CHANNELS)
 
 
 def _check_count(count: int, pointer: str, wanted: _Wanted) -> None:
-    if count != wanted.num_frames:
-        received = f"{count} frames" if count <= wanted.num_frames else f"more than {wanted.num_frames} frames"
-        raise _refusal(pointer, "the number of frames is wrong", f"{wanted.num_frames} frames", received)
+    if count not in wanted.num_frames:
+        largest = wanted.num_frames[-1]
+        received = f"{count} frames" if count <= largest else f"more than {largest} frames"
+        expected = f"{describe_counts(wanted.num_frames)} frames"
+        raise _refusal(pointer, "the number of frames is wrong", expected, received)
 
 
-def _fit(frames: Sequence[UInt8[np.ndarray, "y x 3"]], wanted: _Wanted) -> ContextFrames:
+def _fit(frames: Sequence[UInt8[np.ndarray, "y x 3"]], wanted: _Wanted) -> ReadFrames:
     _check_count(len(frames), wanted.pointer, wanted)
     found = [Size(*frame.shape[:2]) for frame in frames]
     odd = [size for size in found if size != wanted.size]
     if not odd:
-        return ContextFrames(np.ascontiguousarray(frames), ())
+        return ReadFrames(np.ascontiguousarray(frames), ())
     if any(size.height * size.width > wanted.max_pad_pixels for size in odd):
         raise _refusal(wanted.pointer, "the frames have the wrong size", str(wanted.size), str(odd[0]))
     message = f"frames of {odd[0]} were scaled and padded to {wanted.size}"
     padded = np.stack([pad_frame(frame, wanted.size) for frame in frames])
-    return ContextFrames(padded, (Warned(code="resized", pointer=wanted.pointer, message=message),))
+    return ReadFrames(padded, (Warned(code="resized", pointer=wanted.pointer, message=message),))

@@ -8,21 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
 
 from foreframe_engines import Contract, EnsembleSpec, OnDeadline, Query, Reducer, Sampling, StateSchema, Strategy
 from foreframe_server.calls import CachePolicy
+from foreframe_server.codec.bounds import Bounds
+from foreframe_server.codec.context import ObservationReader, Recall, check_model
 from foreframe_server.codec.documents import read_document
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
-from foreframe_server.codec.observation import read_context
 from foreframe_server.codec.states import find_flat, find_outliers, read_states
 from foreframe_server.codec.validation import validate
-from foreframe_server.errors import CapabilityMissing, InvalidRequest, Reason, UnknownModel
+from foreframe_server.errors import CapabilityMissing, InvalidRequest, Reason
 from foreframe_server.schemas import (
     MAX_SEED,
-    Observation,
+    EnsembleRequest,
     PictureEncoding,
     PredictionRequest,
+    SamplingRequest,
     StateCheckReply,
     StateCheckRequest,
     VarianceDetail,
@@ -30,6 +31,7 @@ from foreframe_server.schemas import (
 )
 
 MAX_CHECKED_ROWS = 4096
+_AHEAD = "/future/values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +58,31 @@ class Asked:
     warnings: tuple[Warned, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much one body may hold."""
+def decode_prediction(
+    body: bytes, media: Media, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall
+) -> Asked:
+    """Read a prediction request for a contract.
 
-    max_json_values: int
-    max_picture_pixels: int
-
-
-def decode_prediction(body: bytes, media: Media, accepted: Media, contract: Contract, bounds: Bounds) -> Asked:
-    """Read a prediction request for a contract. Raises InvalidRequest and its kin, UnknownModel, CapabilityMissing."""
+    Raises InvalidRequest and its kin, UnknownModel, CapabilityMissing, or Gone.
+    """
     document = read_document(body, media, max_values=bounds.max_json_values)
     request = validate(PredictionRequest, document, [camera.name for camera in contract.cameras])
-    observation = _check_offered(request, contract)
+    _check_offered(request, contract)
     _check_reply(request, accepted)
-    context = read_context(observation, contract, max_picture_pixels=bounds.max_picture_pixels)
-    states, warnings = _read_all_states(observation, request, contract)
+    count = contract.context_frames
+    reader = ObservationReader(contract, bounds, range(count, count + 1))
+    observed = reader.read(request.observation, request.observation_id, recall)
+    future = read_states(request.future.values, _AHEAD, contract.state, range(1, contract.horizon + 1))
     query = Query(
         model=contract.model,
-        context=context.frames,
-        states=states,
-        frame_indices=_frame_indices(request, len(states) - contract.context_frames),
-        sampling=_sampling(request, contract),
-        ensemble=_ensemble(request, contract),
+        context=observed.observation.frames[-count:],
+        states=np.concatenate([observed.observation.states[-count:], future]),
+        frame_indices=_frame_indices(request, len(future)),
+        sampling=read_sampling(request.sampling, contract),
+        ensemble=read_ensemble(request.ensemble, request.sampling.strategy, contract),
         priority=request.priority,
         stream_id=request.stream_id,
+        context_latents=observed.observation.latents,
     )
     return Asked(
         query=query,
@@ -88,7 +90,7 @@ def decode_prediction(body: bytes, media: Media, accepted: Media, contract: Cont
         deadline_ms=request.deadline_ms,
         on_deadline=request.on_deadline,
         cache=request.cache,
-        warnings=context.warnings + warnings,
+        warnings=observed.warnings + observed.find_odd_states(future, _AHEAD, contract.state),
     )
 
 
@@ -96,19 +98,11 @@ def _refusal(pointer: str, message: str, expected: str | None = None) -> Invalid
     return InvalidRequest("The request cannot be served as it is.", reasons=[Reason(pointer, message, expected)])
 
 
-def _check_offered(request: PredictionRequest, contract: Contract) -> Observation:
+def _check_offered(request: PredictionRequest, contract: Contract) -> None:
     """Refuse what this server or model does not offer; nothing of a request is ignored."""
-    if request.model not in (None, contract.model):
-        raise UnknownModel("No model of this name is loaded.", reasons=[Reason("/model", "is not loaded")])
-    if request.observation_id is not None:
-        raise _missing("/observation_id", "stored observations are not offered; send the observation itself")
+    check_model(request.model, contract)
     if request.returns.latents:
         raise _missing("/return/latents", "latents are not offered")
-    if request.sampling.guidance != 1.0:
-        raise _refusal("/sampling/guidance", "this model has no guidance", "1.0")
-    if request.observation is None:
-        raise _refusal("/observation", "is missing")
-    return request.observation
 
 
 def _missing(pointer: str, message: str) -> CapabilityMissing:
@@ -125,26 +119,6 @@ def _check_reply(request: PredictionRequest, accepted: Media) -> None:
         raise _refusal("/return/variance", f"{accepted} cannot hold a variance map; accept JSON or msgpack")
 
 
-def _read_all_states(
-    observation: Observation, request: PredictionRequest, contract: Contract
-) -> tuple[Float32[np.ndarray, "n d"], tuple[Warned, ...]]:
-    schema, past, ahead = contract.state, "/observation/state/values", "/future/values"
-    _check_schema(observation.state.schema_name, observation.state.units, schema)
-    count = contract.context_frames
-    context = read_states(observation.state.values, past, schema, range(count, count + 1))
-    future = read_states(request.future.values, ahead, schema, range(1, contract.horizon + 1))
-    states = np.concatenate([context, future])
-    pointers = [f"{past}/{row}" for row in range(count)] + [f"{ahead}/{row}" for row in range(len(future))]
-    return states, (*find_outliers(states, schema, pointers), *find_flat(states, ahead))
-
-
-def _check_schema(name: str | None, units: list[str] | None, schema: StateSchema) -> None:
-    if name not in (None, schema.name):
-        raise _refusal("/observation/state/schema", "is not the model's state schema", schema.name)
-    if units is not None and tuple(units) != schema.units:
-        raise _refusal("/observation/state/units", "are not the schema's; units are not converted")
-
-
 def _frame_indices(request: PredictionRequest, horizon: int) -> tuple[int, ...]:
     if request.frames == "all":
         return tuple(range(1, horizon + 1))
@@ -156,8 +130,11 @@ def _frame_indices(request: PredictionRequest, horizon: int) -> tuple[int, ...]:
     return indices
 
 
-def _sampling(request: PredictionRequest, contract: Contract) -> Sampling:
-    asked, limit = request.sampling, contract.sampler.max_steps
+def read_sampling(asked: SamplingRequest, contract: Contract) -> Sampling:
+    """Complete how to draw; an absent seed is drawn. Raises InvalidRequest."""
+    limit = contract.sampler.max_steps
+    if asked.guidance != 1.0:
+        raise _refusal("/sampling/guidance", "this model has no guidance", "1.0")
     seed = secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed
     if asked.strategy is Strategy.POSTERIOR_MEAN:
         if asked.steps not in (None, 1):
@@ -168,9 +145,10 @@ def _sampling(request: PredictionRequest, contract: Contract) -> Sampling:
     return Sampling(asked.strategy, asked.steps or contract.sampler.steps, seed)
 
 
-def _ensemble(request: PredictionRequest, contract: Contract) -> EnsembleSpec:
-    asked, limit = request.ensemble, contract.sampler.max_ensemble_size
-    if request.sampling.strategy is Strategy.POSTERIOR_MEAN and asked.size != 1:
+def read_ensemble(asked: EnsembleRequest, strategy: Strategy, contract: Contract) -> EnsembleSpec:
+    """Check how many draws are wanted. Raises InvalidRequest."""
+    limit = contract.sampler.max_ensemble_size
+    if strategy is Strategy.POSTERIOR_MEAN and asked.size != 1:
         raise _refusal("/ensemble/size", "posterior_mean takes no ensemble", "1")
     if asked.size > limit:
         raise _refusal("/ensemble/size", "is more than this model takes", f"1..{limit}")

@@ -1,17 +1,15 @@
 """An `Answer` to the bytes that were asked for: JSON, msgpack, mp4, png or animated webp. Knows no route."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import msgpack
 import numpy as np
 from jaxtyping import UInt8
 
 from foreframe_engines import Contract, Prediction
 from foreframe_server.calls import Answer, CacheResult, Call, Timings
-from foreframe_server.codec.arrays import map_for_json, map_for_msgpack
+from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
 from foreframe_server.codec.pictures import encode_jpeg, encode_png, encode_webp
 from foreframe_server.codec.query import Asked
@@ -83,9 +81,7 @@ def _document(asked: Asked, answer: Answer, contract: Contract, call: Call) -> b
         "respond": round((now_s - start_s) * 1000, 3),
         "total": round((now_s - call.received_s) * 1000, 3),
     }
-    if asked.reply.media is Media.MSGPACK:
-        return msgpack.packb(document, default=map_for_msgpack)
-    return json.dumps(document, default=map_for_json, allow_nan=False, separators=(",", ":")).encode("ascii")
+    return write_document(document, asked.reply.media)
 
 
 def _build(asked: Asked, answer: Answer, contract: Contract, request_id: str) -> PredictionReply:
@@ -122,12 +118,13 @@ def _timings(timings: Timings) -> TimingsReply:
 def _frames(prediction: Prediction, fps: float, encoding: PictureEncoding) -> list[PredictedFrame]:
     has_images = encoding is not PictureEncoding.MP4
     return [
-        PredictedFrame(index=index, t_s=index / fps, image=_picture(frame, encoding) if has_images else None)
+        PredictedFrame(index=index, t_s=index / fps, image=write_picture(frame, encoding) if has_images else None)
         for index, frame in zip(prediction.frame_indices, prediction.frames, strict=True)
     ]
 
 
-def _picture(frame: UInt8[np.ndarray, "h w 3"], encoding: PictureEncoding) -> Picture | np.ndarray:
+def write_picture(frame: UInt8[np.ndarray, "h w 3"], encoding: PictureEncoding) -> Picture | np.ndarray:
+    """Write one frame as it was asked for: an encoded picture, or the array itself."""
     if encoding is PictureEncoding.RAW:
         return frame
     is_jpeg = encoding is PictureEncoding.JPEG
@@ -145,7 +142,7 @@ def _video(prediction: Prediction, fps: float) -> Picture:
 def _members(members: UInt8[np.ndarray, "k f h w 3"], encoding: PictureEncoding) -> object:
     if encoding is PictureEncoding.RAW:
         return members
-    return [[_picture(frame, encoding) for frame in member] for member in members]
+    return [[write_picture(frame, encoding) for frame in member] for member in members]
 
 
 def _uncertainty(prediction: Prediction, detail: VarianceDetail) -> Uncertainty:

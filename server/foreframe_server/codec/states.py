@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from foreframe_engines import StateSchema
+from foreframe_server.codec.counts import describe_counts
 from foreframe_server.errors import InvalidRequest, NonFinite, Reason, StateDimMismatch
-from foreframe_server.schemas import Warned
+from foreframe_server.schemas import ObservedState, Warned
 
 MAX_SIGMA = 6.0
 _MAX_REPORTED = 8
@@ -19,15 +20,40 @@ def read_states(values: object, pointer: str, schema: StateSchema, num_rows: ran
 
     Raises StateDimMismatch, NonFinite or InvalidRequest, with a pointer to each wrong number.
     """
+    states = read_rows(values, pointer, schema, num_rows)
+    _check_finite(states, pointer)
+    return states
+
+
+def read_rows(values: object, pointer: str, schema: StateSchema, num_rows: range) -> Float32[np.ndarray, "n d"]:
+    """Return rows as `read_states` does; their numbers may be NaN or infinite.
+
+    Raises StateDimMismatch or InvalidRequest.
+    """
     if isinstance(values, np.ndarray):
         _check_array(values, pointer, schema, num_rows)
         rows = values
     else:
         rows = np.array(_check_list(values, pointer, schema, num_rows), np.float64)
     with np.errstate(over="ignore"):
-        states = np.ascontiguousarray(rows, np.float32)
-    _check_finite(states, pointer)
-    return states
+        return np.ascontiguousarray(rows, np.float32)
+
+
+def read_state(values: object, pointer: str, schema: StateSchema) -> Float32[np.ndarray, " d"]:
+    """Return one row in physical units. Raises as `read_states`."""
+    one = range(1, 2)
+    if isinstance(values, np.ndarray):
+        _check_array(values[None], pointer, schema, one)
+        numbers = values
+    else:
+        numbers = np.array(_check_row(values, pointer, schema, one), np.float64)
+    with np.errstate(over="ignore"):
+        row = np.ascontiguousarray(numbers, np.float32)
+    if not np.isfinite(row).all():
+        column = int(np.isfinite(row).argmin())
+        reason = Reason(f"{pointer}/{column}", "is not finite as float32", "a finite number")
+        raise NonFinite("The state holds a number that is not finite.", reasons=[reason])
+    return row
 
 
 def _check_array(values: np.ndarray, pointer: str, schema: StateSchema, num_rows: range) -> None:
@@ -60,8 +86,7 @@ def _check_row(row: object, pointer: str, schema: StateSchema, num_rows: range) 
 
 
 def _mismatch(pointer: str, schema: StateSchema, num_rows: range, received: str) -> StateDimMismatch:
-    rows = f"{num_rows.start}" if len(num_rows) == 1 else f"{num_rows.start} to {num_rows.stop - 1}"
-    expected = f"{rows} rows of {schema.dim} numbers"
+    expected = f"{describe_counts(num_rows)} rows of {schema.dim} numbers"
     return StateDimMismatch(
         f"States need {expected}.", reasons=[Reason(pointer, "states have the wrong shape", expected, received)]
     )
@@ -75,6 +100,18 @@ def _check_finite(states: Float32[np.ndarray, "n d"], pointer: str) -> None:
             for row, column in wrong[:_MAX_REPORTED]
         ]
         raise NonFinite(f"{len(wrong)} numbers of the states are not finite.", reasons=reasons)
+
+
+def check_schema(state: ObservedState, pointer: str, schema: StateSchema) -> None:
+    """Compare the schema and units that a client names with the model's. Raises InvalidRequest."""
+    if state.schema_name not in (None, schema.name):
+        raise _unfit(f"{pointer}/schema", "is not the model's state schema", schema.name)
+    if state.units is not None and tuple(state.units) != schema.units:
+        raise _unfit(f"{pointer}/units", "are not the schema's; units are not converted")
+
+
+def _unfit(pointer: str, message: str, expected: str | None = None) -> InvalidRequest:
+    return InvalidRequest("The states cannot be used.", reasons=[Reason(pointer, message, expected)])
 
 
 def find_outliers(states: Float32[np.ndarray, "n d"], schema: StateSchema, pointers: Sequence[str]) -> list[Warned]:

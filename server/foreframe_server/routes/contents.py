@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from foreframe_server.codec import Media
+from foreframe_server.schemas import PredictionReply
 
 _REFERENCE = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -19,12 +20,16 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def document_body(model: type[BaseModel]) -> dict[str, object]:
     """Describe a request body in JSON or msgpack."""
+    return {"requestBody": {"required": True, **document_reply(model)}}
+
+
+def document_reply(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a reply that is a document."""
     schema = {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
-    return {"requestBody": {"required": True, "content": {Media.JSON.value: schema, Media.MSGPACK.value: schema}}}
+    return {"content": {Media.JSON.value: schema, Media.MSGPACK.value: schema}}
 
 
 def clip_replies() -> dict[str, Any]:
     """Describe replies that are a document or pictures alone, by Accept."""
     pictures = {media.value: _BINARY for media in (Media.MP4, Media.PNG, Media.WEBP)}
-    document = {"schema": {"$ref": _REFERENCE.format(model="PredictionReply")}}
-    return {"content": {Media.JSON.value: document, Media.MSGPACK.value: document, **pictures}}
+    return {"content": {**document_reply(PredictionReply)["content"], **pictures}}

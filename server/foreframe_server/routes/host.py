@@ -1,5 +1,6 @@
 """What the routes serve from: the settings, the metrics and, once it is open, the model."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
@@ -10,10 +11,15 @@ from starlette.requests import Request
 
 from foreframe_engines import Contract
 from foreframe_server.codec import Bounds
-from foreframe_server.errors import NotReady
+from foreframe_server.context_encoder import ContextEncoder
+from foreframe_server.errors import CapabilityMissing, NotReady
+from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
+from foreframe_server.observations import ObservationStore
+from foreframe_server.score_service import ScoreService
 from foreframe_server.service import PredictionService
 from foreframe_server.settings import Settings
+from foreframe_server.token_reader import TokenReader
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -22,22 +28,32 @@ _RETRY_AFTER_MS = 1000
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """One server's parts. `service` is None until the model is open; `has_failed` says that it never will be."""
+    """One server's parts. `service` is None until the model is open; `has_failed` says that it never will be.
+
+    `reader` and `likelihoods` stay None for a model without tokens.
+    """
 
     settings: Settings
     metrics: Metrics
     service: PredictionService | None = None
+    encoder: ContextEncoder | None = None
+    reader: TokenReader | None = None
+    likelihoods: LikelihoodService | None = None
+    scores: ScoreService | None = None
     has_failed: bool = False
+    observations: ObservationStore = field(init=False)
     codec_slots: anyio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
+        held = self.settings.observations
+        self.observations = ObservationStore(held.ttl_s, held.max_bytes, time.monotonic)
         self.codec_slots = anyio.CapacityLimiter(self.settings.http.codec_threads)
 
     @property
     def bounds(self) -> Bounds:
         """How much one body may hold."""
         limits = self.settings.limits
-        return Bounds(limits.max_json_values, limits.max_picture_pixels)
+        return Bounds(limits.max_json_values, limits.max_picture_pixels, limits.max_candidates)
 
     @property
     def is_ready(self) -> bool:
@@ -47,16 +63,50 @@ class Host:
     def open_service(self) -> PredictionService:
         """Return the service. Raises NotReady before the model is open."""
         if self.service is None:
-            raise NotReady("The model is not open yet.", retry_after_ms=_RETRY_AFTER_MS)
+            raise _not_open()
         return self.service
 
     def open_contract(self) -> Contract:
         """Return the model's contract. Raises NotReady before the model is open."""
         return self.open_service().contract
 
+    def open_encoder(self) -> ContextEncoder:
+        """Return what encodes observations. Raises NotReady before the model is open."""
+        if self.encoder is None:
+            raise _not_open()
+        return self.encoder
+
+    def open_reader(self) -> TokenReader:
+        """Return the reader of tokens. Raises NotReady before the model is open, CapabilityMissing without tokens."""
+        self.open_service()
+        if self.reader is None:
+            raise _no_tokens()
+        return self.reader
+
+    def open_likelihoods(self) -> LikelihoodService:
+        """Return the service of likelihoods. Raises as `open_reader`."""
+        self.open_service()
+        if self.likelihoods is None:
+            raise _no_tokens()
+        return self.likelihoods
+
+    def open_scores(self) -> ScoreService:
+        """Return the service of scores. Raises NotReady before the model is open."""
+        if self.scores is None:
+            raise _not_open()
+        return self.scores
+
     async def compute(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run codec work in one of the codec's threads."""
         return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self.codec_slots)
+
+
+def _not_open() -> NotReady:
+    return NotReady("The model is not open yet.", retry_after_ms=_RETRY_AFTER_MS)
+
+
+def _no_tokens() -> CapabilityMissing:
+    return CapabilityMissing("The model has no tokens, so it knows no likelihoods.")
 
 
 def host_of(request: Request) -> Host:

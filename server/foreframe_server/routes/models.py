@@ -8,8 +8,9 @@ from starlette.requests import Request
 from foreframe_engines import Contract, StateSchema
 from foreframe_server.codec import decode_state_check, read_content_type
 from foreframe_server.errors import UnknownModel
+from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.routes.contents import PROBLEMS, document_body
-from foreframe_server.routes.host import host_of
+from foreframe_server.routes.host import Host, host_of
 from foreframe_server.schemas import (
     CameraReply,
     ModelContract,
@@ -19,6 +20,7 @@ from foreframe_server.schemas import (
     StateCheckRequest,
     StateSchemaList,
     StateSchemaReply,
+    TokensReply,
 )
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
@@ -28,20 +30,20 @@ _Name = Annotated[str, Path(max_length=128)]
 @router.get("/v1/models", summary="List the models that are loaded")
 async def list_models(request: Request) -> ModelList:
     """List every contract."""
-    service = host_of(request).open_service()
-    return ModelList(models=[_contract_reply(service.contract, service.determinism)])
+    return ModelList(models=[_contract_reply(host_of(request))])
 
 
 @router.get("/v1/models/{id}", summary="Read a model's contract")
 async def read_model(request: Request, model_id: Annotated[str, Path(alias="id", max_length=128)]) -> ModelContract:
     """Read one contract."""
-    service = host_of(request).open_service()
-    if model_id != service.contract.model:
+    host = host_of(request)
+    if model_id != host.open_contract().model:
         raise UnknownModel("No model of this name is loaded.")
-    return _contract_reply(service.contract, service.determinism)
+    return _contract_reply(host)
 
 
-def _contract_reply(contract: Contract, determinism: str) -> ModelContract:
+def _contract_reply(host: Host) -> ModelContract:
+    contract = host.open_contract()
     sampler = contract.sampler
     return ModelContract(
         id=contract.model,
@@ -60,8 +62,27 @@ def _contract_reply(contract: Contract, determinism: str) -> ModelContract:
             shift=sampler.shift,
             max_ensemble_size=sampler.max_ensemble_size,
         ),
+        tokens=_tokens_reply(contract, host.likelihoods),
         capabilities=list(contract.capabilities),
-        determinism=determinism,
+        determinism=host.open_service().determinism,
+    )
+
+
+def _tokens_reply(contract: Contract, likelihoods: LikelihoodService | None) -> TokensReply | None:
+    tokens = contract.tokens
+    if tokens is None:
+        return None
+    rows, columns = tokens.grid
+    return TokensReply(
+        levels=list(tokens.levels),
+        vocabulary=tokens.vocabulary,
+        rows=rows,
+        columns=columns,
+        window_frames=tokens.window_frames,
+        window_grids=tokens.window_grids,
+        max_grids=tokens.max_grids,
+        max_candidates=tokens.max_candidates,
+        is_calibrated=likelihoods is not None and likelihoods.is_calibrated,
     )
 
 

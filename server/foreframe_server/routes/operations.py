@@ -41,7 +41,9 @@ async def read_readiness(request: Request) -> Health:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def read_metrics(request: Request) -> Response:
     """Write every series."""
-    return Response(host_of(request).metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
+    host = host_of(request)
+    host.metrics.observe_observations(len(host.observations), host.observations.num_bytes)
+    return Response(host.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/version", summary="Which server this is")
@@ -68,8 +70,13 @@ async def read_limits(request: Request) -> Limits:
         max_picture_pixels=settings.limits.max_picture_pixels,
         max_ensemble_size=MAX_ENSEMBLE,
         max_steps=MAX_STEPS,
+        max_candidates=settings.limits.max_candidates,
         min_deadline_ms=MIN_DEADLINE_MS,
         max_deadline_ms=MAX_DEADLINE_MS,
+        max_pending_read_s=settings.scheduler.max_pending_read_s,
+        observation_ttl_s=settings.observations.ttl_s,
+        max_observation_ttl_s=settings.observations.max_ttl_s,
+        max_observation_bytes=settings.observations.max_bytes,
         max_error_bytes=MAX_PROBLEM_BYTES,
         max_errors=MAX_REASONS,
     )

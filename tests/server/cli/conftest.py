@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import structlog
 from typer.testing import CliRunner
 
-from foreframe_engines import builtin_bundle
+from foreframe_engines import Bundle, builtin_bundle, write_contract, write_manifest
 from foreframe_engines.episodes import Clip, Episode, save_episode, write_dataset_card
-from foreframe_server.cli import app
+from foreframe_engines.testing import ToyLikelihoodEngine, toy_tokens
+from foreframe_server.cli import app, facts
 from foreframe_server.settings import PREFIX
 
 
@@ -74,3 +77,20 @@ def toy_clip():
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     return Clip(8_000_007, 30, frames, rng.standard_normal((12, 3), dtype=np.float32), np.zeros((12, 8, 8), np.uint8))
+
+
+@pytest.fixture
+def token_bundle(tmp_path, monkeypatch):
+    """A copy of the built-in bundle whose likelihood model is the toy; its graphs of tokens are never run."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(builtin_bundle(), folder)
+    bundle = Bundle.open(folder)
+    contract = replace(bundle.contract, tokens=toy_tokens(), capabilities=("predict", "likelihood", "score"))
+    unused = dict.fromkeys(("tokenize", "detokenize", "frame_step", "top_k"), bundle.graphs.encode)
+    (folder / "calibration.json").unlink(missing_ok=True)
+    write_contract(folder, contract, bundle.statistics, replace(bundle.graphs, **unused))
+    write_manifest(folder)
+    monkeypatch.setattr(
+        facts, "open_likelihood_engine", lambda bundle, num_threads: ToyLikelihoodEngine(bundle.contract)
+    )
+    return folder

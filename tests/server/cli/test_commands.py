@@ -13,7 +13,7 @@ from foreframe_engines import Strategy
 from foreframe_server.cli import commands
 from foreframe_server.cli.faults import Fault, FaultLine
 
-HEAVY = ("torch", "mujoco", "numpy", "fastapi", "onnxruntime", "foreframe_client", "foreframe_engines")
+HEAVY = ("torch", "mujoco", "matplotlib", "numpy", "fastapi", "onnxruntime", "foreframe_client", "foreframe_engines")
 
 
 def loaded_after(code):
@@ -31,13 +31,33 @@ def test_help_loads_nothing_heavy():
 
 def test_every_command_stands_in_the_help(run):
     stdout = run("--help").stdout
-    for name in ("serve", "demo", "predict", "eval", "world", "train", "export", "models", "doctor"):
+    names = (
+        "serve",
+        "demo",
+        "predict",
+        "eval",
+        "world",
+        "train",
+        "export",
+        "calibrate",
+        "bench",
+        "plan",
+        "models",
+        "doctor",
+    )
+    for name in names:
         assert re.search(rf"\b{name}\b", stdout)
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "predict", "eval", "export", "models", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("serve", "demo", "predict", "eval", "export", "calibrate", "plan", "models", "doctor"),
+        *("eval compression", "eval ensembles", "eval states", "eval rollouts", "bench scores", "bench history"),
+    ],
+)
 def test_every_command_speaks_json(run, command):
-    assert "--json" in run(command, "--help").stdout
+    assert "--json" in run(*command.split(), "--help").stdout
 
 
 def test_the_words_of_the_options_are_those_of_the_engine():
@@ -107,7 +127,9 @@ def test_a_wrong_setting_ends_with_3_and_names_itself(run, monkeypatch, name, va
         ("foreframe_client", ("models", "--url", "http://127.0.0.1:1"), "pip install foreframe-client"),
         ("torch", ("export", "--run", "a", "--data", "b", "--out", "c"), "pip install 'foreframe[models]'"),
         ("torch", ("train", "rollout", "--data", "a", "--validation", "b", "--out", "c"), "foreframe[models]"),
+        ("matplotlib", ("eval", "states", "--data", "a", "--out", "a.json"), "pip install 'foreframe[models]'"),
         ("mujoco", ("world", "generate", "--out", "a", "--episodes", "1"), "pip install 'foreframe[world]'"),
+        ("mujoco", ("plan",), "pip install 'foreframe[world]'"),
     ],
 )
 def test_a_missing_package_is_named_with_its_remedy(package, arguments, remedy):

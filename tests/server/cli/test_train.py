@@ -23,3 +23,14 @@ def test_both_stages_are_trained_once(run_json, episodes, tmp_path):
         assert (tmp_path / "run" / name).is_file()
     again = run_json(*arguments)
     assert again["autoencoder"] == again["rollout"] == {}
+
+
+def test_the_likelihood_half_is_trained_with_scheduled_sampling(run_json, episodes, tmp_path):
+    pytest.importorskip("torch")
+    data, validation = episodes(tmp_path / "train", [0, 1]), episodes(tmp_path / "validation", [7_000_000])
+    arguments = ("train", "likelihood", "--data", data, "--validation", validation, "--out", "run")
+    arguments = (*arguments, "--tokenizer-steps", 1, "--batch-size", 1, "--steps", 2, "--own-input", 0.5)
+    report = run_json(*arguments)
+    assert (report["tokenizer"]["step"], report["likelihood"]["step"]) == (1, 2)
+    for name in ("tokenizer/tokenizer.pt", "likelihood/likelihood.pt"):
+        assert (tmp_path / "run" / name).is_file()

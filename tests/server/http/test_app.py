@@ -5,7 +5,7 @@ import httpx
 import pytest
 import structlog
 
-from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_server.app import create_app
 from foreframe_server.settings import EngineSettings, Settings
 
@@ -54,6 +54,51 @@ async def test_stopping_while_the_model_warms_up_ends_cleanly():
         assert await asyncio.to_thread(entered.wait, 20)
         asyncio.get_running_loop().call_later(0.01, warm.set)
 
+    assert engine.is_closed
+
+
+async def test_readiness_waits_for_the_likelihood_model_too(make_token_app):
+    warm = threading.Event()
+    app = make_token_app(ToyLikelihoodEngine(read_hook=lambda rows: warm.wait(20)))
+
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.get("/readyz")).json()["code"] == "not_ready"
+        assert (await client.post("/v1/likelihoods", json={})).json()["code"] in ("not_ready", "invalid_request")
+        warm.set()
+        await app.state.starting
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_stopping_closes_both_engines_on_the_device_s_thread(serving, make_token_app, likelihood_request):
+    class NotingEngine(ToyLikelihoodEngine):
+        def close(self):
+            self.closed_by = threading.current_thread().name
+            super().close()
+
+    engine, rollout = NotingEngine(), ToyRolloutEngine(toy_contract(tokens=toy_tokens()))
+    app = make_token_app(engine, rollout=rollout)
+
+    async with serving(app) as client:
+        assert (await client.post("/v1/likelihoods", json=likelihood_request())).status_code == 200
+
+    assert (engine.closed_by, rollout.is_closed) == ("foreframe-device", True)
+    async with client_of(app) as client:
+        stopped = await client.post("/v1/likelihoods", json=likelihood_request())
+        upload = await client.post("/v1/observations", json={"observation": likelihood_request()["observation"]})
+    assert [stopped.json()["code"], upload.json()["code"]] == ["not_ready", "not_ready"]
+
+
+async def test_a_likelihood_model_that_cannot_warm_up_ends_liveness(make_token_app):
+    def fail(rows):
+        raise RuntimeError("planted")
+
+    app = make_token_app(engine := ToyLikelihoodEngine(read_hook=fail))
+
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await app.state.starting
+        health, readiness = await client.get("/healthz"), await client.get("/readyz")
+
+    assert (health.status_code, readiness.status_code) == (500, 503)
     assert engine.is_closed
 
 

@@ -3,6 +3,7 @@ import contextlib
 import io
 import json
 import math
+import time
 
 import av
 import msgpack
@@ -28,16 +29,18 @@ from foreframe_server.codec.documents import read_document
 from foreframe_server.codec.pictures import PictureError, Size, decode_picture, encode_png
 from foreframe_server.codec.video import decode_mp4, encode_mp4
 from foreframe_server.errors import InvalidRequest, ServiceError, UnsupportedMedia
+from foreframe_server.observations import ObservationStore
 from foreframe_server.schemas import Encoding
 
 CONTRACT = toy_contract()
-BOUNDS = Bounds(max_json_values=65_536, max_picture_pixels=1024 * 1024)
+BOUNDS = Bounds(max_json_values=65_536, max_picture_pixels=1024 * 1024, max_candidates=256)
+NOTHING_HELD = ObservationStore(60.0, 2**20, time.monotonic)
 SMOOTH = np.tile(np.linspace(0, 255, 8).astype(np.uint8)[None, None, :, None], (4, 8, 1, 3))
 
 
 def decode(request, media=Media.JSON, accepted=Media.JSON):
     body = json.dumps(request).encode() if media is Media.JSON else msgpack.packb(request, default=map_for_msgpack)
-    return decode_prediction(body, media, accepted, CONTRACT, BOUNDS)
+    return decode_prediction(body, media, accepted, CONTRACT, BOUNDS, NOTHING_HELD.get)
 
 
 def answer_of(asked, members):

@@ -17,6 +17,16 @@ async def test_a_contract_says_what_the_model_takes(client):
     assert (one["context_frames"], one["horizon"], one["state_schema"]) == (4, 8, "toy-joints")
 
 
+async def test_a_contract_says_how_frames_become_tokens(token_client, client):
+    tokens = (await token_client.get("/v1/models/toy")).json()["tokens"]
+
+    assert tokens == {
+        "levels": [3, 2], "vocabulary": 6, "rows": 2, "columns": 2, "window_frames": 1, "window_grids": 1,
+        "max_grids": 16, "max_candidates": 64, "is_calibrated": False,
+    }  # fmt: skip
+    assert (await client.get("/v1/models/toy")).json()["tokens"] is None
+
+
 async def test_a_schema_says_names_units_and_statistics(client):
     schemas = (await client.get("/v1/state-schemas")).json()["state_schemas"]
     one = (await client.get("/v1/state-schemas/toy-joints")).json()

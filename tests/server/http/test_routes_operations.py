@@ -12,6 +12,14 @@ async def test_health_readiness_version_and_limits_answer(client):
     assert (await client.get("/v1/limits")).json()["max_body_bytes"] == 16 * 2**20
 
 
+async def test_limits_name_what_may_be_held_and_what_may_wait(client):
+    limits = (await client.get("/v1/limits")).json()
+
+    assert (limits["observation_ttl_s"], limits["max_observation_ttl_s"]) == (60, 3600)
+    assert limits["max_observation_bytes"] == 256 * 2**20
+    assert (limits["max_pending_read_s"], limits["max_candidates"]) == (10, 256)
+
+
 async def test_metrics_count_requests_by_template_and_never_by_path(client, toy_request):
     await client.post("/v1/predictions", json=toy_request())
     await client.get("/v1/models/toy")

@@ -1,0 +1,54 @@
+"""`foreframe bench` and its options. Imports typer alone, as `commands` does."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foreframe_server.cli.options import BundleOption, DataOption, JsonFlag
+
+OutOption = Annotated[Path | None, typer.Option(help="File (.json) to write.", show_default=False)]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each side is timed.")]
+
+bench = typer.Typer(no_args_is_help=True, help="Time parts of the serving, always as ratios within one run.")
+
+
+@bench.command("scores")
+def bench_scores(
+    *,
+    candidates: Annotated[int, typer.Option(min=2, help="Candidate futures.")] = 32,
+    repeats: RepeatsOption = 3,
+    http: Annotated[bool, typer.Option("--http/--no-http", help="Also compare requests to a server.")] = True,
+    data: DataOption = None,
+    bundle: BundleOption = None,
+    out: OutOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compare candidates that share one history with as many requests that each read their own."""
+    from foreframe_server.cli.bench_scores import run_scores
+    from foreframe_server.cli.experiments import check_json_name, print_record
+    from foreframe_server.cli.overrides import read_private
+
+    if out is not None:
+        check_json_name(out)
+    record = run_scores(read_private(bundle), data, candidates, repeats, has_http=http)
+    print_record(record, out, is_json=json)
+
+
+@bench.command("history")
+def bench_history(
+    *,
+    repeats: RepeatsOption = 9,
+    data: DataOption = None,
+    bundle: BundleOption = None,
+    out: OutOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Time a new grid behind ever longer histories, from kept keys and values and by reading all again."""
+    from foreframe_server.cli.bench_history import run_history
+    from foreframe_server.cli.experiments import check_json_name, print_record
+    from foreframe_server.cli.overrides import read_private
+
+    if out is not None:
+        check_json_name(out)
+    print_record(run_history(read_private(bundle), data, repeats), out, is_json=json)

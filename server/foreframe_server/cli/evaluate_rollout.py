@@ -1,0 +1,46 @@
+"""`foreframe eval states` and `foreframe eval ensembles`: experiments on a rollout model, in this process."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from foreframe_engines import Contract, sample
+from foreframe_engines.episodes import Clip
+from foreframe_server.cli.clips import check_clips, drawn_clips, shipped_clips
+from foreframe_server.cli.console import track
+from foreframe_server.cli.experiments import Finding
+from foreframe_server.cli.facts import ModelFacts, bundle_path, open_engine
+from foreframe_server.experiments.ensembles import SIZES, ensembles_chart, measure_ensembles, summarise_ensembles
+from foreframe_server.experiments.states import measure_states, states_chart, summarise_states
+from foreframe_server.settings import Settings
+
+
+def run_states(settings: Settings, data: Path | None, count: int | None) -> Finding:
+    """Compare true, average and another episode's states. Raises BundleError, DatasetError or RuntimeUnavailable."""
+    with closing(open_engine(settings)) as engine:
+        clips = _clips(settings, engine.contract, data, count)
+        found = measure_states(partial(sample, engine), engine.contract, clips)
+        report = summarise_states(engine.contract, list(track(found, "clips", len(clips))))
+    return Finding(asdict(report), states_chart(report))
+
+
+def run_ensembles(settings: Settings, data: Path | None, count: int | None, largest: int) -> Finding:
+    """Compare strategies at the ensemble sizes up to the largest.
+
+    Raises BundleError, DatasetError or RuntimeUnavailable.
+    """
+    with closing(open_engine(settings)) as engine:
+        clips = _clips(settings, engine.contract, data, count)
+        sizes = [size for size in SIZES if size <= largest]
+        found = measure_ensembles(partial(sample, engine), engine.contract, clips, sizes)
+        report = summarise_ensembles(engine.contract, list(track(found, "clips", len(clips))))
+    return Finding(asdict(report), ensembles_chart(report))
+
+
+def _clips(settings: Settings, contract: Contract, data: Path | None, count: int | None) -> Sequence[Clip]:
+    facts = ModelFacts.of(contract)
+    clips = drawn_clips(data, facts, count) if data else shipped_clips(bundle_path(settings), count)
+    check_clips(clips, facts)
+    return clips

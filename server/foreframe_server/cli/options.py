@@ -1,0 +1,28 @@
+"""Options that several commands share. Imports typer alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MAX_SEED = 2**53 - 1
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
+BundleOption = Annotated[
+    Path | None, typer.Option(help="Folder of a model bundle; without it the built-in model.", show_default=False)
+]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Address of a running server, such as http://127.0.0.1:8000.", show_default=False)
+]
+ClipsOption = Annotated[
+    int | None, typer.Option(min=2, help="How many clips.", show_default="100 of a data set, else all that ship")
+]
+SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of every random choice.")]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Data set of held-out episodes; without it the bundle's clips.", show_default=False)
+]
+OutOption = Annotated[
+    Path | None, typer.Option(help="File (.json) to write; the chart goes beside it as .png.", show_default=False)
+]
+ContextGridsOption = Annotated[int, typer.Option(min=1, help="Grids of ids that are seen.")]
+TargetGridsOption = Annotated[int, typer.Option(min=1, help="Grids of ids after them that are scored.")]

@@ -1,0 +1,85 @@
+"""What every route that computes reads of a request besides its fields: headers, body, deadlines. Knows no pixels."""
+
+import time
+from dataclasses import dataclass, fields
+
+from starlette.requests import Request
+
+from foreframe_engines import OnDeadline, Priority
+from foreframe_server.calls import CachePolicy, Call, ReadTimings, ScoreTimings, Timings
+from foreframe_server.codec import DOCUMENT_MEDIA, Media, read_accept, read_content_type
+from foreframe_server.errors import InvalidRequest, Reason
+from foreframe_server.schemas import MAX_DEADLINE_MS
+
+_DEADLINE_HEADER = "x-deadline-ms"
+_NO_STAGES = frozenset({"step_batch_mean", "cold"})
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A whole body, how it is written, how the reply is wanted, and when it was there."""
+
+    body: bytes
+    media: Media
+    accepted: Media
+    at_s: float
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the body was there."""
+        return (time.monotonic() - self.at_s) * 1000
+
+
+async def receive(request: Request, offered: tuple[Media, ...] = DOCUMENT_MEDIA) -> Received:
+    """Check the headers, then read the body. Raises UnsupportedMedia, InvalidRequest, or what the body's bounds do."""
+    accepted = read_accept(request.headers.get("accept"), offered)
+    media = read_content_type(request.headers.get("content-type"))
+    _header_deadline_s(request)
+    body = await request.body()
+    return Received(body, media, accepted, time.monotonic())
+
+
+def receive_ms(request: Request, received: Received) -> float:
+    """Return how long the body took from the request's first byte."""
+    return (received.at_s - request.state.received_s) * 1000
+
+
+def build_call(
+    request: Request,
+    deadline_ms: int | None = None,
+    *,
+    on_deadline: OnDeadline = OnDeadline.DEGRADE,
+    cache: CachePolicy = CachePolicy.USE,
+    priority: Priority = Priority.CONTROLLER,
+) -> Call:
+    """Make the call of a request; the earlier of its own deadline and the header's counts."""
+    received_s = request.state.received_s
+    own_s = None if deadline_ms is None else received_s + deadline_ms / 1000
+    deadlines = [deadline for deadline in (own_s, _header_deadline_s(request)) if deadline is not None]
+    return Call(
+        request_id=request.state.request_id,
+        received_s=received_s,
+        deadline_s=min(deadlines, default=None),
+        on_deadline=on_deadline,
+        cache=cache,
+        is_disconnected=request.is_disconnected,
+        priority=priority,
+    )
+
+
+def _header_deadline_s(request: Request) -> float | None:
+    text = request.headers.get(_DEADLINE_HEADER)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 9 and int(text) <= MAX_DEADLINE_MS):
+        expected = f"milliseconds, 0..{MAX_DEADLINE_MS}"
+        reason = Reason("", "X-Deadline-Ms is no budget", expected)
+        raise InvalidRequest("X-Deadline-Ms is not valid.", reasons=[reason])
+    return request.state.received_s + int(text) / 1000
+
+
+def timing_headers(timings: Timings | ReadTimings | ScoreTimings) -> dict[str, str]:
+    """Write every stage as `Server-Timing`, beside what keeps replies out of caches."""
+    names = (field.name for field in fields(timings) if field.name not in _NO_STAGES)
+    stages = ", ".join(f"{name};dur={getattr(timings, name):.3f}" for name in names)
+    return {"Server-Timing": stages, "Cache-Control": "no-store", "Vary": "Accept"}

@@ -1,0 +1,291 @@
+"""Reads grids of tokens on the device, a few rows at a time, so that other work runs between them.
+
+It knows engines, deadlines and urgency, and nothing of wires or caches. What a read needs from earlier reads is told
+by `foreframe_engines.reading`, whose plain loops give the same numbers.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import structlog
+from jaxtyping import Float32, Int64, UInt8
+
+from foreframe_engines import Priority
+from foreframe_engines.engine import LikelihoodEngine
+from foreframe_engines.reading import first_row, gather, grid_states, next_row
+from foreframe_engines.types import GridScore, GridScores, TokenContext, TokenHistory, TokenRow
+from foreframe_server.calls import Call
+from foreframe_server.disconnects import ClientLeft
+from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, Overloaded
+from foreframe_server.metrics import Metrics
+from foreframe_server.turns import Turns
+from foreframe_server.worker import EngineWorker
+
+_READ_SMOOTHING = 0.2
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class TokenReader:
+    """Runs a likelihood engine on the device's thread.
+
+    max_rows: rows of one visit to the device. max_pending_s: predicted seconds of reads that may be ahead of a new
+    job; a controller's job counts the controllers' reads only, so bulk work never keeps a controller out.
+    """
+
+    def __init__(
+        self,
+        engine: LikelihoodEngine,
+        worker: EngineWorker,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_rows: int = 8,
+        max_pending_s: float = 10.0,
+    ) -> None:
+        self.contract = engine.contract
+        self.tokens = engine.tokens
+        self.max_rows = max_rows
+        self.engine = engine
+        self._worker = worker
+        self._metrics = metrics
+        self._clock = clock
+        self._max_pending_s = max_pending_s
+        self._turns = Turns()
+        self._read_s = 0.0
+        self._jobs: set[TokenJob] = set()
+        self._is_stopping = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether jobs are taken."""
+        return self._worker.is_ready and not self._is_stopping
+
+    @property
+    def pending_s(self) -> float:
+        """How many seconds of predicted reads wait."""
+        return self._read_s * sum(job.num_left for job in self._jobs)
+
+    async def warm_up(self) -> None:
+        """Run every graph once and learn how long a read takes. Raises what the engine raises."""
+        self._read_s = await self._worker.run(self._run_all)
+
+    async def stop(self, drain_s: float) -> None:
+        """Take no more jobs, give the admitted ones so long, close the engine on the device's thread.
+
+        Call it before the worker is stopped.
+        """
+        self._is_stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._is_idle.wait()
+        with contextlib.suppress(NotReady):
+            await self._worker.run(self.engine.close)
+
+    @contextlib.contextmanager
+    def admitting(self, num_reads: int, call: Call) -> Iterator["TokenJob"]:
+        """Admit a job of so many reads, which are booked until the block ends.
+
+        Raises NotReady, or Overloaded when the reads ahead of it take longer than `max_pending_s`.
+        """
+        self._check_room(call.priority)
+        job = TokenJob(self, call, num_reads)
+        self._jobs.add(job)
+        self._is_idle.clear()
+        try:
+            yield job
+        finally:
+            self._jobs.remove(job)
+            if not self._jobs:
+                self._is_idle.set()
+
+    async def tokenize(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Int64[np.ndarray, "g s"]:
+        """Turn whole windows of frames into grids of ids. Raises NotReady or ModelFault."""
+        return await self._worker.run(partial(_run_guarded, partial(self.engine.tokenize, frames)))
+
+    async def context(
+        self, frames: UInt8[np.ndarray, "t h w 3"], states: Float32[np.ndarray, "t n"], call: Call
+    ) -> TokenContext:
+        """Tokenise and read whole windows of context frames. Raises as `read`."""
+        with self.admitting(self.num_grids(len(frames)) - 1, call) as job:
+            return await job.context(frames, states)
+
+    async def teacher_forced(
+        self,
+        context: TokenContext,
+        target_ids: Int64[np.ndarray, "g s"],
+        target_states: Float32[np.ndarray, "g n"],
+        top_k: int | None,
+        call: Call,
+    ) -> GridScores:
+        """Score the ids of each grid, given the true ones before it. Raises as `read`."""
+        with self.admitting(len(target_states), call) as job:
+            return await job.teacher_forced(context, target_ids, target_states, top_k)
+
+    async def greedy(
+        self,
+        context: TokenContext,
+        states: Float32[np.ndarray, "g n"],
+        target_ids: Int64[np.ndarray, "g s"] | None,
+        top_k: int | None,
+        call: Call,
+    ) -> GridScores:
+        """Feed each grid's likeliest ids back, and score the target ids where there are any. Raises as `read`."""
+        with self.admitting(len(states), call) as job:
+            return await job.greedy(context, states, target_ids, top_k)
+
+    async def read(self, rows: Sequence[TokenRow], call: Call) -> list[GridScore]:
+        """Read one grid of each row, `max_rows` at a time.
+
+        Raises NotReady, Overloaded, DeadlineExceeded, ClientLeft or ModelFault; the last three also between visits.
+        """
+        with self.admitting(len(rows), call) as job:
+            return await job.read(rows)
+
+    def num_grids(self, num_frames: int) -> int:
+        """How many grids whole windows of frames become."""
+        return num_frames // self.tokens.window_frames * self.tokens.window_grids
+
+    async def visit(self, action: Callable[[], T], job: "TokenJob") -> T:
+        """Wait for the job's turn and run an action on the device's thread. Raises as `read`, never Overloaded."""
+        asked_s = self._clock()
+        async with self._turns.taking(job.call.priority, job.call.deadline_s):
+            await self._check_wanted(job.call)
+            return await self._worker.run(partial(self._run_timed, action, job, asked_s))
+
+    def read_rows(self, rows: Sequence[TokenRow]) -> list[GridScore]:
+        """Read rows in one forward, on the device's thread, and learn how long one takes."""
+        started_s = self._clock()
+        scores = self.engine.read(rows)
+        if len(scores) != len(rows):
+            raise RuntimeError(f"the engine returned {len(scores)} scores for {len(rows)} rows")
+        weight = _READ_SMOOTHING if self._read_s else 1.0
+        self._read_s += weight * ((self._clock() - started_s) / len(rows) - self._read_s)
+        return scores
+
+    def _check_room(self, priority: Priority) -> None:
+        if not self.is_ready:
+            raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+        jobs = [job for job in self._jobs if priority is Priority.BULK or job.call.priority is priority]
+        ahead_s = self._read_s * sum(job.num_left for job in jobs)
+        if ahead_s > self._max_pending_s:
+            retry_after_ms = max(1, math.ceil(1000 * (ahead_s - self._max_pending_s)))
+            raise Overloaded("More work waits than the server takes on.", retry_after_ms=retry_after_ms)
+
+    async def _check_wanted(self, call: Call) -> None:
+        if call.deadline_s is not None and call.deadline_s <= self._clock():
+            raise DeadlineExceeded("The deadline passed before the answer was ready.")
+        if call.is_disconnected is not None and await call.is_disconnected():
+            raise ClientLeft("The client left.")
+
+    def _run_timed(self, action: Callable[[], T], job: "TokenJob", asked_s: float) -> T:
+        started_s = self._clock()
+        job.queue_s += started_s - asked_s
+        try:
+            return _run_guarded(action)
+        finally:
+            job.device_s += self._clock() - started_s
+
+    def _run_all(self) -> float:
+        tokens, camera = self.tokens, self.contract.camera
+        frames = np.zeros((tokens.window_frames, camera.height, camera.width, 3), np.uint8)
+        ids = self.engine.tokenize(frames)
+        self.engine.detokenize(ids)
+        states = np.tile(self.contract.state.mean.astype(np.float32), (2, 1))
+        row = TokenRow(ids[0], states, TokenHistory(), target=ids[0], top_k=1)
+        score = self.engine.read([row])[0]
+        later = TokenRow(ids[0], states, score.history, target=ids[0])
+        self.engine.read([later] * self.max_rows)
+        started_s = self._clock()
+        self.engine.read([later] * self.max_rows)
+        return (self._clock() - started_s) / self.max_rows
+
+
+class TokenJob:
+    """The reads of one call, admitted together. Made by `TokenReader.admitting`; its methods raise as `read`.
+
+    `num_left` reads are still to come; `queue_s` and `device_s` are how long the done ones have waited and run.
+    """
+
+    def __init__(self, reader: TokenReader, call: Call, num_reads: int) -> None:
+        self.call = call
+        self.num_left = num_reads
+        self.queue_s = 0.0
+        self.device_s = 0.0
+        self._reader = reader
+
+    async def tokenize(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Int64[np.ndarray, "g s"]:
+        """Turn whole windows of frames into grids of ids."""
+        return await self._reader.visit(partial(self._reader.engine.tokenize, frames), self)
+
+    async def context(self, frames: UInt8[np.ndarray, "t h w 3"], states: Float32[np.ndarray, "t n"]) -> TokenContext:
+        """Tokenise whole windows of context frames and read every grid but the last."""
+        ids = await self.tokenize(frames)
+        rows = grid_states(states, self._reader.tokens)
+        history = TokenHistory()
+        for index in range(len(ids) - 1):
+            history = (await self._read_one(TokenRow(ids[index], rows[index : index + 2], history))).history
+        return TokenContext(history, ids[-1].copy(), rows[-1].copy())
+
+    async def teacher_forced(
+        self,
+        context: TokenContext,
+        target_ids: Int64[np.ndarray, "g s"],
+        target_states: Float32[np.ndarray, "g n"],
+        top_k: int | None,
+    ) -> GridScores:
+        """Score the ids of each grid, given the true ones before it."""
+        scores = [await self._read_one(first_row(context, target_states[0], target_ids[0], top_k))]
+        for index in range(1, len(target_ids)):
+            states = target_states[index - 1 : index + 1]
+            row = next_row(scores[-1], target_ids[index - 1], states, target_ids[index], top_k)
+            scores.append(await self._read_one(row))
+        return gather(scores)
+
+    async def greedy(
+        self,
+        context: TokenContext,
+        states: Float32[np.ndarray, "g n"],
+        target_ids: Int64[np.ndarray, "g s"] | None,
+        top_k: int | None,
+    ) -> GridScores:
+        """Feed each grid's likeliest ids back, and score the target ids where there are any."""
+        targets = [None] * len(states) if target_ids is None else list(target_ids)
+        scores = [await self._read_one(first_row(context, states[0], targets[0], top_k))]
+        for index in range(1, len(states)):
+            ids = scores[-1].greedy
+            row = next_row(scores[-1], ids, states[index - 1 : index + 1], targets[index], top_k)
+            scores.append(await self._read_one(row))
+        return gather(scores)
+
+    async def read(self, rows: Sequence[TokenRow]) -> list[GridScore]:
+        """Read one grid of each row, so many at a time as the reader takes."""
+        scores: list[GridScore] = []
+        size = self._reader.max_rows
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            scores += await self._reader.visit(partial(self._reader.read_rows, part), self)
+            self.num_left -= len(part)
+        return scores
+
+    async def _read_one(self, row: TokenRow) -> GridScore:
+        (score,) = await self.read([row])
+        return score
+
+
+def _run_guarded(action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except Exception as error:
+        _log.exception("token_reader.engine_failed")
+        raise ModelFault("The model failed on this request.") from error
