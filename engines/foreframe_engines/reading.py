@@ -1,9 +1,11 @@
-"""Reading grids one after another: the plain loop that every faster way must equal. Knows no queue and no deadline.
+"""Reading grids one after another, each read asked for by a generator that is sent its score.
 
+Run plainly here, and by a server's queue with its deadlines: both read the same rows, so both give the same numbers.
 Reading a grid takes its states and those of the next one, so what futures share is every grid but the last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -11,6 +13,10 @@ from jaxtyping import Float32, Int64
 from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.types import GridScore, GridScores, TokenContext, TokenHistory, TokenRow, TokenSpec
 from foreframe_engines.windows import grid_lengths
+
+T = TypeVar("T")
+Reads = Generator[TokenRow, GridScore, T]
+"""Asks for one read after another and returns what they add up to."""
 
 
 def grid_states(states: Float32[np.ndarray, "t n"], tokens: TokenSpec) -> Float32[np.ndarray, "g n"]:
@@ -24,9 +30,14 @@ def read_history(
     engine: LikelihoodEngine, ids: Int64[np.ndarray, "g s"], states: Float32[np.ndarray, "g n"]
 ) -> TokenContext:
     """Read every grid but the last, at least one grid being there."""
+    return _run(engine, history_reads(ids, states))
+
+
+def history_reads(ids: Int64[np.ndarray, "g s"], states: Float32[np.ndarray, "g n"]) -> Reads[TokenContext]:
+    """Ask for what `read_history` reads."""
     history = TokenHistory()
     for place in range(len(ids) - 1):
-        history = _read_one(engine, TokenRow(ids[place], states[place : place + 2], history)).history
+        history = (yield TokenRow(ids[place], states[place : place + 2], history)).history
     return TokenContext(history, ids[-1].copy(), states[-1].copy())
 
 
@@ -60,11 +71,20 @@ def teacher_forced(
     top_k: int | None = None,
 ) -> GridScores:
     """Score each target grid given all true grids before it."""
-    scores = [_read_one(engine, first_row(context, target_states[0], target_ids[0], top_k))]
+    return _run(engine, teacher_forced_reads(context, target_ids, target_states, top_k))
+
+
+def teacher_forced_reads(
+    context: TokenContext,
+    target_ids: Int64[np.ndarray, "g s"],
+    target_states: Float32[np.ndarray, "g n"],
+    top_k: int | None = None,
+) -> Reads[GridScores]:
+    """Ask for what `teacher_forced` reads."""
+    scores = [(yield first_row(context, target_states[0], target_ids[0], top_k))]
     for place in range(1, len(target_ids)):
         states = target_states[place - 1 : place + 1]
-        row = next_row(scores[-1], target_ids[place - 1], states, target_ids[place], top_k)
-        scores.append(_read_one(engine, row))
+        scores.append((yield next_row(scores[-1], target_ids[place - 1], states, target_ids[place], top_k)))
     return gather(scores)
 
 
@@ -76,11 +96,21 @@ def greedy_rollout(
     top_k: int | None = None,
 ) -> GridScores:
     """Feed back the likeliest ids; score them, or the target ids where given, under each step's distribution."""
+    return _run(engine, greedy_reads(context, states, target_ids, top_k))
+
+
+def greedy_reads(
+    context: TokenContext,
+    states: Float32[np.ndarray, "g n"],
+    target_ids: Int64[np.ndarray, "g s"] | None = None,
+    top_k: int | None = None,
+) -> Reads[GridScores]:
+    """Ask for what `greedy_rollout` reads."""
     targets = [None] * len(states) if target_ids is None else list(target_ids)
-    scores = [_read_one(engine, first_row(context, states[0], targets[0], top_k))]
+    scores = [(yield first_row(context, states[0], targets[0], top_k))]
     for place in range(1, len(states)):
-        row = next_row(scores[-1], scores[-1].greedy, states[place - 1 : place + 1], targets[place], top_k)
-        scores.append(_read_one(engine, row))
+        last = scores[-1]
+        scores.append((yield next_row(last, last.greedy, states[place - 1 : place + 1], targets[place], top_k)))
     return gather(scores)
 
 
@@ -96,6 +126,12 @@ def gather(scores: Sequence[GridScore]) -> GridScores:
     )
 
 
-def _read_one(engine: LikelihoodEngine, row: TokenRow) -> GridScore:
-    (score,) = engine.read([row])
-    return score
+def _run(engine: LikelihoodEngine, reads: Reads[T]) -> T:
+    try:
+        row = next(reads)
+        while True:
+            (score,) = engine.read([row])
+            row = reads.send(score)
+    except StopIteration as done:
+        answer: T = done.value
+        return answer

@@ -27,6 +27,16 @@ class CacheResult(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How a request wants to be handled. `deadline_ms` counts from its first byte."""
+
+    deadline_ms: int | None = None
+    priority: Priority = Priority.CONTROLLER
+    on_deadline: OnDeadline = OnDeadline.DEGRADE
+    cache: CachePolicy = CachePolicy.USE
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """How one query is to be handled. Times are seconds of `time.monotonic`, budgets count from the first byte."""
 

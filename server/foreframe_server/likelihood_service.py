@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from foreframe_engines.calibration import Calibration, Surprise
 from foreframe_engines.nats import Nats, TopKCrossEntropy, count_nats, top_k_cross_entropy
-from foreframe_engines.reading import grid_states
+from foreframe_engines.reading import greedy_reads, grid_states, teacher_forced_reads
 from foreframe_engines.types import GridScores, TokenContext
 from foreframe_server.calls import Call, ReadTimings
 from foreframe_server.disconnects import ClientLeft
@@ -49,6 +49,7 @@ class LikelihoodService:
         except ServiceError as error:
             self._count_refusal(error)
             raise
+        self._metrics.observe_stages(answer.timings)
         self._metrics.observe_bits(answer.nats.bits_total / answer.nats.num_tokens)
         if call.deadline_s is not None:
             self._metrics.count_deadline("met" if answer.deadline_met else "late")
@@ -98,8 +99,8 @@ class LikelihoodService:
         states = grid_states(query.target_states, self._reader.tokens)
         top_k = None if query.top_k is None else query.top_k.k
         if query.scenario is Scenario.TEACHER_FORCED:
-            return await job.teacher_forced(context, ids, states, top_k)
-        return await job.greedy(context, states, ids, top_k)
+            return await job.run(teacher_forced_reads(context, ids, states, top_k))
+        return await job.run(greedy_reads(context, states, ids, top_k))
 
     def _top_k(self, query: LikelihoodQuery, scores: GridScores) -> TopKCrossEntropy | None:
         if query.top_k is None:

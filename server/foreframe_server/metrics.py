@@ -41,6 +41,8 @@ STAGES: Final = frozenset(field.name for record in (Timings, ReadTimings, ScoreT
     "step_batch_mean",
     "cold",
 }
+WIRE_STAGES: Final = frozenset({"receive", "decode", "respond", "total"})
+WORK_STAGES: Final = STAGES - WIRE_STAGES
 DEADLINE_OUTCOMES: Final = frozenset({"met", "late", "degraded", "exceeded"})
 MEMBER_KINDS: Final = frozenset({"requested", "returned", "cached"})
 CACHE_TIERS: Final = frozenset({"memory", "redis"})
@@ -126,9 +128,11 @@ class Metrics:
         self._requests.labels(route, _closed(code, CODE_LABELS)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def observe_stages(self, timings: Timings | ReadTimings | ScoreTimings) -> None:
-        """Record every stage that took time."""
-        for stage in STAGES.intersection(field.name for field in fields(timings)):
+    def observe_stages(
+        self, timings: Timings | ReadTimings | ScoreTimings, stages: frozenset[str] = WORK_STAGES
+    ) -> None:
+        """Record those stages that took time. stages: the models' work by default, or `WIRE_STAGES`."""
+        for stage in stages.intersection(field.name for field in fields(timings)):
             milliseconds = getattr(timings, stage)
             if milliseconds > 0:
                 self._stage_seconds.labels(stage).observe(milliseconds / 1000)

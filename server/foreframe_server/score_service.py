@@ -96,10 +96,11 @@ class ScoreService:
         be scored, or ClientLeft after a disconnect.
         """
         try:
-            answer = await self._score_watched(query, replace(call, priority=query.priority))
+            answer = await self._score_watched(query, call)
         except ServiceError as error:
             self._count_refusal(error)
             raise
+        self._metrics.observe_stages(answer.timings)
         self._count_answer(answer, call)
         return answer
 
@@ -170,27 +171,19 @@ class ScoreService:
         setup = _Setup(shown, call, query.observation.latents, reader)
         if setup.has_rollouts and setup.latents is None:
             count = self.contract.context_frames
-            return replace(setup, latents=await self._encode(query.observation.frames[-count:]))
+            return replace(setup, latents=await self._worker.encode(query.observation.frames[-count:]))
         return setup
 
     async def _show(self, goal: GoalImage, job: TokenJob | None) -> GoalImage:
         """Let the model that a goal is measured by see its picture, standing still for as long as the model looks."""
         if goal.metric is GoalMetric.LATENT:
-            latents = await self._encode(np.repeat(goal.picture[None], self.contract.context_frames, axis=0))
+            latents = await self._worker.encode(np.repeat(goal.picture[None], self.contract.context_frames, axis=0))
             return replace(goal, latent=latents[-1])
         if goal.metric is GoalMetric.TOKENS:
             tokens = _known(self._reader).tokens
             ids = await _known(job).tokenize(np.repeat(goal.picture[None], tokens.window_frames, axis=0))
             return replace(goal, ids=ids[grid_of_frame(goal.frame, tokens) % tokens.window_grids])
         return goal
-
-    async def _encode(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Latents:
-        try:
-            return await self._worker.encode(frames)
-        except ServiceError:
-            raise
-        except Exception as error:
-            raise ModelFault("The model failed on this request.") from error
 
     async def _open_reader(self, query: ScoreQuery, job: TokenJob) -> CandidateReader:
         observation = query.observation

@@ -1,7 +1,7 @@
 """Reads grids of tokens on the device, a few rows at a time, so that other work runs between them.
 
 It knows engines, deadlines and urgency, and nothing of wires or caches. What a read needs from earlier reads is told
-by `foreframe_engines.reading`, whose plain loops give the same numbers.
+by the generators of `foreframe_engines.reading`.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from jaxtyping import Float32, Int64, UInt8
 
 from foreframe_engines import Priority
 from foreframe_engines.engine import LikelihoodEngine
-from foreframe_engines.reading import first_row, gather, grid_states, next_row
-from foreframe_engines.types import GridScore, GridScores, TokenContext, TokenHistory, TokenRow
+from foreframe_engines.reading import Reads, grid_states, history_reads
+from foreframe_engines.types import GridScore, TokenContext, TokenHistory, TokenRow
 from foreframe_server.calls import Call
 from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, Overloaded
@@ -109,55 +109,22 @@ class TokenReader:
             if not self._jobs:
                 self._is_idle.set()
 
-    async def tokenize(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Int64[np.ndarray, "g s"]:
-        """Turn whole windows of frames into grids of ids. Raises NotReady or ModelFault."""
-        return await self._worker.run(partial(_run_guarded, partial(self.engine.tokenize, frames)))
-
     async def context(
         self, frames: UInt8[np.ndarray, "t h w 3"], states: Float32[np.ndarray, "t n"], call: Call
     ) -> TokenContext:
-        """Tokenise and read whole windows of context frames. Raises as `read`."""
+        """Tokenise and read whole windows of context frames.
+
+        Raises NotReady, Overloaded, DeadlineExceeded, ClientLeft or ModelFault.
+        """
         with self.admitting(self.num_grids(len(frames)) - 1, call) as job:
             return await job.context(frames, states)
-
-    async def teacher_forced(
-        self,
-        context: TokenContext,
-        target_ids: Int64[np.ndarray, "g s"],
-        target_states: Float32[np.ndarray, "g n"],
-        top_k: int | None,
-        call: Call,
-    ) -> GridScores:
-        """Score the ids of each grid, given the true ones before it. Raises as `read`."""
-        with self.admitting(len(target_states), call) as job:
-            return await job.teacher_forced(context, target_ids, target_states, top_k)
-
-    async def greedy(
-        self,
-        context: TokenContext,
-        states: Float32[np.ndarray, "g n"],
-        target_ids: Int64[np.ndarray, "g s"] | None,
-        top_k: int | None,
-        call: Call,
-    ) -> GridScores:
-        """Feed each grid's likeliest ids back, and score the target ids where there are any. Raises as `read`."""
-        with self.admitting(len(states), call) as job:
-            return await job.greedy(context, states, target_ids, top_k)
-
-    async def read(self, rows: Sequence[TokenRow], call: Call) -> list[GridScore]:
-        """Read one grid of each row, `max_rows` at a time.
-
-        Raises NotReady, Overloaded, DeadlineExceeded, ClientLeft or ModelFault; the last three also between visits.
-        """
-        with self.admitting(len(rows), call) as job:
-            return await job.read(rows)
 
     def num_grids(self, num_frames: int) -> int:
         """How many grids whole windows of frames become."""
         return num_frames // self.tokens.window_frames * self.tokens.window_grids
 
     async def visit(self, action: Callable[[], T], job: "TokenJob") -> T:
-        """Wait for the job's turn and run an action on the device's thread. Raises as `read`, never Overloaded."""
+        """Wait for the job's turn and run an action on the device's thread. Raises as `context`, never Overloaded."""
         asked_s = self._clock()
         async with self._turns.taking(job.call.priority, job.call.deadline_s):
             await self._check_wanted(job.call)
@@ -212,7 +179,7 @@ class TokenReader:
 
 
 class TokenJob:
-    """The reads of one call, admitted together. Made by `TokenReader.admitting`; its methods raise as `read`.
+    """The reads of one call, admitted together. Made by `TokenReader.admitting`; its methods raise as `visit`.
 
     `num_left` reads are still to come; `queue_s` and `device_s` are how long the done ones have waited and run.
     """
@@ -231,42 +198,18 @@ class TokenJob:
     async def context(self, frames: UInt8[np.ndarray, "t h w 3"], states: Float32[np.ndarray, "t n"]) -> TokenContext:
         """Tokenise whole windows of context frames and read every grid but the last."""
         ids = await self.tokenize(frames)
-        rows = grid_states(states, self._reader.tokens)
-        history = TokenHistory()
-        for index in range(len(ids) - 1):
-            history = (await self._read_one(TokenRow(ids[index], rows[index : index + 2], history))).history
-        return TokenContext(history, ids[-1].copy(), rows[-1].copy())
+        return await self.run(history_reads(ids, grid_states(states, self._reader.tokens)))
 
-    async def teacher_forced(
-        self,
-        context: TokenContext,
-        target_ids: Int64[np.ndarray, "g s"],
-        target_states: Float32[np.ndarray, "g n"],
-        top_k: int | None,
-    ) -> GridScores:
-        """Score the ids of each grid, given the true ones before it."""
-        scores = [await self._read_one(first_row(context, target_states[0], target_ids[0], top_k))]
-        for index in range(1, len(target_ids)):
-            states = target_states[index - 1 : index + 1]
-            row = next_row(scores[-1], target_ids[index - 1], states, target_ids[index], top_k)
-            scores.append(await self._read_one(row))
-        return gather(scores)
-
-    async def greedy(
-        self,
-        context: TokenContext,
-        states: Float32[np.ndarray, "g n"],
-        target_ids: Int64[np.ndarray, "g s"] | None,
-        top_k: int | None,
-    ) -> GridScores:
-        """Feed each grid's likeliest ids back, and score the target ids where there are any."""
-        targets = [None] * len(states) if target_ids is None else list(target_ids)
-        scores = [await self._read_one(first_row(context, states[0], targets[0], top_k))]
-        for index in range(1, len(states)):
-            ids = scores[-1].greedy
-            row = next_row(scores[-1], ids, states[index - 1 : index + 1], targets[index], top_k)
-            scores.append(await self._read_one(row))
-        return gather(scores)
+    async def run(self, reads: Reads[T]) -> T:
+        """Read one row after another as they are asked for, and return what they add up to."""
+        try:
+            row = next(reads)
+            while True:
+                (score,) = await self.read([row])
+                row = reads.send(score)
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
 
     async def read(self, rows: Sequence[TokenRow]) -> list[GridScore]:
         """Read one grid of each row, so many at a time as the reader takes."""
@@ -277,10 +220,6 @@ class TokenJob:
             scores += await self._reader.visit(partial(self._reader.read_rows, part), self)
             self.num_left -= len(part)
         return scores
-
-    async def _read_one(self, row: TokenRow) -> GridScore:
-        (score,) = await self.read([row])
-        return score
 
 
 def _run_guarded(action: Callable[[], T]) -> T:

@@ -28,6 +28,11 @@ def read_context(engine, clip):
     return reference.read_history(engine, engine.tokenize(clip.frames), clip.states)
 
 
+async def read(reader, rows, call):
+    with reader.admitting(len(rows), call) as job:
+        return await job.read(rows)
+
+
 def scattered_rows(make_clip, count=20):
     """Rows of different histories, targets and lengths."""
     engine, rows = ToyLikelihoodEngine(), []
@@ -46,9 +51,10 @@ class TestNumbers:
         async with reading() as running:
             reader, call = running.reader, make_call()
             found = await reader.context(clip.frames, clip.states, call)
-            forced = await reader.teacher_forced(found, clip.ids, clip.future, top_k, call)
-            guided = await reader.greedy(found, clip.future, clip.ids, top_k, call)
-            free = await reader.greedy(found, clip.future, None, top_k, call)
+            with reader.admitting(12, call) as job:
+                forced = await job.run(reference.teacher_forced_reads(found, clip.ids, clip.future, top_k))
+                guided = await job.run(reference.greedy_reads(found, clip.future, clip.ids, top_k))
+                free = await job.run(reference.greedy_reads(found, clip.future, None, top_k))
         assert found.num_grids == context.num_grids == 4
         assert np.array_equal(found.last_ids, context.last_ids)
         assert same_scores(forced, reference.teacher_forced(engine, context, clip.ids, clip.future, top_k))
@@ -59,10 +65,11 @@ class TestNumbers:
     def test_every_way_of_reading_equals_the_plain_loop(self, reading, make_clip, make_call, top_k):
         asyncio.run(self.check(reading, make_clip, make_call, top_k))
 
-    def test_frames_become_the_engine_s_ids(self, reading, make_clip):
+    def test_frames_become_the_engine_s_ids(self, reading, make_clip, make_call):
         async def scenario():
             async with reading() as running:
-                return await running.reader.tokenize(make_clip().frames)
+                with running.reader.admitting(0, make_call()) as job:
+                    return await job.tokenize(make_clip().frames)
 
         ids = asyncio.run(scenario())
         assert np.array_equal(ids, ToyLikelihoodEngine().tokenize(make_clip().frames))
@@ -75,8 +82,8 @@ class TestCompany:
         alone = [type(engine)().read([row])[0] for row in rows]
         order = np.random.default_rng(0).permutation(len(rows))
         async with reading(engine) as running:
-            together = await running.reader.read(rows, call)
-            shuffled = await running.reader.read([rows[place] for place in order], call)
+            together = await read(running.reader, rows, call)
+            shuffled = await read(running.reader, [rows[place] for place in order], call)
         pairs = [*zip(alone, together, strict=True), *zip([alone[place] for place in order], shuffled, strict=True)]
         return sum(not same_scores(one, other) for one, other in pairs)
 
@@ -94,7 +101,8 @@ class TestCompany:
 
         async def score(reader, clip):
             context = await reader.context(clip.frames, clip.states, make_call())
-            return await reader.teacher_forced(context, clip.ids, clip.future, 2, make_call())
+            with reader.admitting(len(clip.ids), make_call()) as job:
+                return await job.run(reference.teacher_forced_reads(context, clip.ids, clip.future, 2))
 
         async def scenario():
             async with reading() as running:
@@ -108,7 +116,7 @@ class TestCompany:
 def test_many_rows_are_read_a_few_at_a_time(reading, make_clip, make_call):
     async def scenario():
         async with reading(max_rows=8) as running:
-            await running.reader.read(scattered_rows(make_clip), make_call())
+            await read(running.reader, scattered_rows(make_clip), make_call())
             return running.engine.read_rows
 
     assert asyncio.run(scenario()) == [8, 8, 4]
@@ -123,7 +131,7 @@ def test_predictions_go_on_between_reads(reading, make_clip, make_query, make_ca
     async def scenario():
         async with reading(engine, rollout=rollout, max_rows=1) as running:
             log.clear()
-            jobs = [asyncio.create_task(running.reader.read(rows, make_call())) for _ in range(3)]
+            jobs = [asyncio.create_task(read(running.reader, rows, make_call())) for _ in range(3)]
             await running.core.service.predict(make_query(steps=4), make_call())
             num_reads_before = log.count("read")
             await asyncio.gather(*jobs)
@@ -144,10 +152,10 @@ class TestDeadlinesAndDisconnects:
             async with reading(engine, clock=fake_clock, max_rows=2) as running:
                 call = make_call(deadline_s=fake_clock.now + 2.5)
                 with pytest.raises(DeadlineExceeded):
-                    await running.reader.read(scattered_rows(make_clip), call)
+                    await read(running.reader, scattered_rows(make_clip), call)
                 num_reads = running.engine.calls["read"]
                 with pytest.raises(DeadlineExceeded):
-                    await running.reader.read(scattered_rows(make_clip), call)
+                    await read(running.reader, scattered_rows(make_clip), call)
                 assert running.engine.calls["read"] == num_reads == 3
                 assert running.reader.pending_s == 0
 
@@ -162,7 +170,7 @@ class TestDeadlinesAndDisconnects:
         async def scenario():
             async with reading(max_rows=4) as running:
                 with pytest.raises(ClientLeft):
-                    await running.reader.read(scattered_rows(make_clip), make_call(is_disconnected=is_disconnected))
+                    await read(running.reader, scattered_rows(make_clip), make_call(is_disconnected=is_disconnected))
                 assert running.engine.calls["read"] == 2
 
         asyncio.run(scenario())
@@ -173,7 +181,7 @@ class TestDeadlinesAndDisconnects:
         async def scenario():
             async with reading(ToyLikelihoodEngine(read_hook=gate), max_rows=1) as running:
                 gate.close()
-                first, second, third = (asyncio.create_task(running.reader.read(rows, make_call())) for _ in range(3))
+                first, second, third = (asyncio.create_task(read(running.reader, rows, make_call())) for _ in range(3))
                 assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
                 first.cancel()
                 second.cancel()
@@ -200,25 +208,25 @@ class TestAdmission:
 
     def test_reads_beyond_the_limit_are_refused_with_a_time(self, reading, make_clip, make_call, fake_clock, gate):
         async def scenario(reader, rows):
-            busy = asyncio.create_task(reader.read(rows, make_call()))
+            busy = asyncio.create_task(read(reader, rows, make_call()))
             assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
             with pytest.raises(Overloaded) as refusal:
-                await reader.read(rows[:1], make_call())
+                await read(reader, rows[:1], make_call())
             assert refusal.value.retry_after_ms == 1000
             gate.open()
             await busy
-            assert len(await reader.read(rows[:1], make_call())) == 1
+            assert len(await read(reader, rows[:1], make_call())) == 1
 
         asyncio.run(self.run(reading, make_clip, fake_clock, gate, scenario))
 
     def test_bulk_work_keeps_no_controller_out(self, reading, make_clip, make_call, fake_clock, gate):
         async def scenario(reader, rows):
             bulk = make_call(priority=Priority.BULK)
-            busy = asyncio.create_task(reader.read(rows, bulk))
+            busy = asyncio.create_task(read(reader, rows, bulk))
             assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
             with pytest.raises(Overloaded):
-                await reader.read(rows[:1], bulk)
-            controller = asyncio.create_task(reader.read(rows[:1], make_call()))
+                await read(reader, rows[:1], bulk)
+            controller = asyncio.create_task(read(reader, rows[:1], make_call()))
             gate.open()
             await asyncio.gather(busy, controller)
 
@@ -251,9 +259,9 @@ class TestFaults:
                 rows = scattered_rows(make_clip, 2)
                 hook.is_broken = True
                 with pytest.raises(ModelFault) as fault:
-                    await running.reader.read(rows, make_call())
+                    await read(running.reader, rows, make_call())
                 hook.is_broken = False
-                assert len(await running.reader.read(rows, make_call())) == 2
+                assert len(await read(running.reader, rows, make_call())) == 2
                 return fault.value
 
         assert "planted" not in asyncio.run(scenario()).detail
@@ -264,7 +272,7 @@ class TestFaults:
             async with reading() as running:
                 row: TokenRow = scattered_rows(make_clip, 1)[0]
                 with pytest.raises(ModelFault):
-                    await running.reader.read([replace(row, states=row.states * np.float32(np.nan))], make_call())
+                    await read(running.reader, [replace(row, states=row.states * np.float32(np.nan))], make_call())
 
         asyncio.run(scenario())
 
@@ -275,12 +283,12 @@ class TestStopping:
             async with reading(ToyLikelihoodEngine(read_hook=gate)) as running:
                 gate.close()
                 rows = scattered_rows(make_clip)
-                admitted = asyncio.create_task(running.reader.read(rows, make_call()))
+                admitted = asyncio.create_task(read(running.reader, rows, make_call()))
                 assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
                 stopping = asyncio.create_task(running.reader.stop(PATIENCE_S))
                 await asyncio.sleep(0)
                 with pytest.raises(NotReady):
-                    await running.reader.read(rows, make_call())
+                    await read(running.reader, rows, make_call())
                 gate.open()
                 await stopping
                 assert len(await admitted) == len(rows)
@@ -295,6 +303,6 @@ class TestStopping:
             late = TokenReader(ToyLikelihoodEngine(), core.worker, core.metrics)
             assert not late.is_ready
             with pytest.raises(NotReady):
-                await late.read(scattered_rows(make_clip, 1), make_call())
+                await read(late, scattered_rows(make_clip, 1), make_call())
 
         asyncio.run(scenario())

@@ -4,6 +4,7 @@ Everything here computes and may take long: call it in a thread, never on the ev
 """
 
 from foreframe_server.codec.bounds import Bounds
+from foreframe_server.codec.context import Recall
 from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.likelihoods import AskedLikelihood, decode_likelihood, encode_likelihood
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media, read_accept, read_content_type
@@ -22,6 +23,7 @@ __all__ = [
     "Bounds",
     "EncodedReply",
     "Media",
+    "Recall",
     "ReplyOptions",
     "decode_likelihood",
     "decode_observation",

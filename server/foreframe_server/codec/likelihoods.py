@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from foreframe_engines import Contract, Priority
+from foreframe_engines import Contract
 from foreframe_engines.nats import TopKCrossEntropy, TopKDefinition, bits_map
 from foreframe_engines.types import TokenSpec
 from foreframe_engines.windows import grid_lengths
-from foreframe_server.calls import Call, ReadTimings
+from foreframe_server.calls import Call, CallOptions, ReadTimings
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import ObservationReader, Recall, check_model
 from foreframe_server.codec.documents import read_document, write_document
@@ -47,10 +47,9 @@ class AskedLikelihood:
     """One decoded request, how its call is to be handled, and what its reply echoes."""
 
     query: LikelihoodQuery
+    options: CallOptions
     media: Media
     has_map: bool
-    deadline_ms: int | None
-    priority: Priority
     warnings: tuple[Warned, ...]
     client_time: float | None
     metadata: Mapping[str, Scalar] | None
@@ -92,10 +91,9 @@ def decode_likelihood(
             scenario=request.scenario,
             top_k=_top_k(request, tokens),
         ),
+        options=CallOptions(request.deadline_ms, request.priority),
         media=accepted,
         has_map=request.map,
-        deadline_ms=request.deadline_ms,
-        priority=request.priority,
         warnings=(*observed.warnings, *resized, *observed.find_odd_states(states, pointer, schema)),
         client_time=request.client_time,
         metadata=request.metadata,

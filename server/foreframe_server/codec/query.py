@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foreframe_engines import Contract, EnsembleSpec, OnDeadline, Query, Reducer, Sampling, StateSchema, Strategy
-from foreframe_server.calls import CachePolicy
+from foreframe_engines import Contract, EnsembleSpec, Query, Reducer, Sampling, StateSchema, Strategy
+from foreframe_server.calls import CallOptions
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import ObservationReader, Recall, check_model
 from foreframe_server.codec.documents import read_document
@@ -48,13 +48,11 @@ class ReplyOptions:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One decoded request. `deadline_ms` counts from its first byte."""
+    """One decoded request, and how its call and its reply are wanted."""
 
     query: Query
+    options: CallOptions
     reply: ReplyOptions
-    deadline_ms: int | None
-    on_deadline: OnDeadline
-    cache: CachePolicy
     warnings: tuple[Warned, ...]
 
 
@@ -86,10 +84,8 @@ def decode_prediction(
     )
     return Asked(
         query=query,
+        options=CallOptions(request.deadline_ms, request.priority, request.on_deadline, request.cache),
         reply=_reply_options(request, accepted),
-        deadline_ms=request.deadline_ms,
-        on_deadline=request.on_deadline,
-        cache=request.cache,
         warnings=observed.warnings + observed.find_odd_states(future, _AHEAD, contract.state),
     )
 

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from foreframe_engines import Contract, StateSchema
 from foreframe_engines.types import TokenSpec
+from foreframe_server.calls import CallOptions
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import STATE_POINTER, ObservationReader, Observed, Recall, check_model
 from foreframe_server.codec.documents import read_document
@@ -34,12 +35,12 @@ _MAX_REPORTED = 8
 
 @dataclass(frozen=True, slots=True)
 class AskedScores:
-    """One decoded request and how its reply is wanted. `deadline_ms` counts from its first byte."""
+    """One decoded request, and how its call and its reply are wanted."""
 
     query: ScoreQuery
+    options: CallOptions
     media: Media
     encoding: PictureEncoding
-    deadline_ms: int | None
     client_time: float | None
     metadata: Mapping[str, Scalar] | None
     warnings: tuple[Warned, ...]
@@ -70,9 +71,9 @@ def decode_scores(
     candidates = _read_candidates(request, contract, lengths, bounds.max_candidates)
     return AskedScores(
         query=_build_query(request, contract, observed, candidates),
+        options=CallOptions(request.deadline_ms, request.priority),
         media=accepted,
         encoding=PictureEncoding(request.returns.encoding),
-        deadline_ms=request.deadline_ms,
         client_time=request.client_time,
         metadata=request.metadata,
         warnings=observed.warnings + _find_odd_states(observed, candidates, contract),

@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields
 
 from starlette.requests import Request
 
-from foreframe_engines import OnDeadline, Priority
-from foreframe_server.calls import CachePolicy, Call, ReadTimings, ScoreTimings, Timings
+from foreframe_server.calls import Call, CallOptions, ReadTimings, ScoreTimings, Timings
 from foreframe_server.codec import DOCUMENT_MEDIA, Media, read_accept, read_content_type
 from foreframe_server.errors import InvalidRequest, Reason
 from foreframe_server.schemas import MAX_DEADLINE_MS
@@ -46,24 +45,20 @@ def receive_ms(request: Request, received: Received) -> float:
 
 def build_call(
     request: Request,
-    deadline_ms: int | None = None,
-    *,
-    on_deadline: OnDeadline = OnDeadline.DEGRADE,
-    cache: CachePolicy = CachePolicy.USE,
-    priority: Priority = Priority.CONTROLLER,
+    options: CallOptions = CallOptions(),  # noqa: B008 - it never changes
 ) -> Call:
     """Make the call of a request; the earlier of its own deadline and the header's counts."""
     received_s = request.state.received_s
-    own_s = None if deadline_ms is None else received_s + deadline_ms / 1000
+    own_s = None if options.deadline_ms is None else received_s + options.deadline_ms / 1000
     deadlines = [deadline for deadline in (own_s, _header_deadline_s(request)) if deadline is not None]
     return Call(
         request_id=request.state.request_id,
         received_s=received_s,
         deadline_s=min(deadlines, default=None),
-        on_deadline=on_deadline,
-        cache=cache,
+        on_deadline=options.on_deadline,
+        cache=options.cache,
         is_disconnected=request.is_disconnected,
-        priority=priority,
+        priority=options.priority,
     )
 
 

@@ -58,9 +58,7 @@ async def hold_observation(request: Request) -> Response:
     responses=PROBLEMS,
     response_class=Response,
 )
-async def forget_observation(
-    request: Request, observation_id: Annotated[str, Path(alias="id", max_length=128)]
-) -> Response:
+async def forget_observation(request: Request, observation_id: _Id) -> Response:
     """Forget an observation before it expires."""
     host_of(request).observations.delete(observation_id)
     return Response(status_code=204)
