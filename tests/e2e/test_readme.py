@@ -18,7 +18,7 @@ from foreframe_server.settings import Settings, setting_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = json.loads((ROOT / "docs" / "results" / "eve-tabletop.json").read_text(encoding="utf-8"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 START_TIMEOUT_S = 60.0
 
 
@@ -94,15 +94,28 @@ def test_settings_table_is_the_settings():
     assert written == defaults
 
 
-def test_measured_numbers_are_the_committed_report():
-    claims = re.findall(r"(-?\d+\.?\d*) <!-- ([\w.]+) -->", README)
-    assert len(claims) >= 10
-    for number, path in claims:
-        value = RESULTS
-        for key in path.split("."):
-            value = value[int(key)] if isinstance(value, list) else value[key]
+def look_up(report: str, path: str) -> float:
+    value = json.loads((ROOT / "docs" / "results" / f"{report}.json").read_text(encoding="utf-8"))
+    for key in path.split("."):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return value
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_measured_numbers_are_those_of_the_committed_reports(page):
+    text = page.read_text(encoding="utf-8")
+    claims = re.findall(r"(-?\d+\.?\d*)\s<!-- (?:([\w-]+):)?([\w.]+) -->", text)
+    assert len(claims) == text.count("<!-- ") >= 5
+    for number, report, path in claims:
         decimals = len(number.partition(".")[2])
-        assert f"{value:.{decimals}f}" == number, path
+        assert f"{look_up(report or 'eve-tabletop', path):.{decimals}f}" == number, path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert targets
+    assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 def test_make_targets_exist():
