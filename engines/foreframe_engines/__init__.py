@@ -26,7 +26,7 @@ from foreframe_engines.contract_json import (
     statistics_to_json,
 )
 from foreframe_engines.engine import LikelihoodEngine, RolloutEngine
-from foreframe_engines.ensemble import EnsembleStatistics, reduce_members, summarise
+from foreframe_engines.ensemble import Convergence, EnsembleStatistics, converged_size, reduce_members, summarise
 from foreframe_engines.errors import (
     BundleError,
     DatasetError,
@@ -50,6 +50,7 @@ from foreframe_engines.reading import (
 from foreframe_engines.rollout import GraphRolloutEngine, open_rollout_engine
 from foreframe_engines.sampling import sample
 from foreframe_engines.schedule import get_schedule, num_steps
+from foreframe_engines.selftest import measure_determinism
 from foreframe_engines.types import (
     CameraSpec,
     Conditioning,
@@ -83,6 +84,7 @@ __all__ = [
     "CameraSpec",
     "Conditioning",
     "Contract",
+    "Convergence",
     "DatasetError",
     "EngineError",
     "EnsembleSpec",
@@ -127,12 +129,14 @@ __all__ = [
     "calibration_to_json",
     "contract_from_json",
     "contract_to_json",
+    "converged_size",
     "count_nats",
     "first_row",
     "gather",
     "get_schedule",
     "greedy_rollout",
     "grid_states",
+    "measure_determinism",
     "member_noise",
     "next_row",
     "num_steps",

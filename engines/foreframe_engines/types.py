@@ -170,11 +170,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class EnsembleSpec:
-    """How many members and what becomes of them."""
+    """How many members and what becomes of them.
+
+    tolerance: stop sooner when the mean's standard error (root mean square over pixels, white is 1) is at most this.
+    """
 
     size: int = 1
     reducer: Reducer = Reducer.MEAN
     noise: NoisePlan = NoisePlan.ANTITHETIC
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,6 +224,8 @@ class Prediction:
 
     frames: uint8 RGB, the reducer's answer (of member 0 for `none`). variance: estimated from
     the members, mean over RGB, in units where white is 1. `spread_per_frame` is its root mean per frame.
+    correlation: within antithetic pairs. effective_members: how many independent ones would have a mean as exact.
+    standard_error: of the mean, root mean square over pixels, white is 1. None where too few members tell.
     """
 
     frame_indices: tuple[int, ...]
@@ -229,6 +235,9 @@ class Prediction:
     spread_per_frame: tuple[float, ...]
     sampling: Sampling
     ensemble: EnsembleSpec
+    correlation: float | None = None
+    effective_members: float | None = None
+    standard_error: float | None = None
 
     @property
     def num_members(self) -> int:

@@ -1,3 +1,5 @@
+import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -64,3 +66,12 @@ def test_arrays_are_filled_up_with_zeros(lanes: Lanes, rows: int, size: int) -> 
     assert padded.dtype == np.float32
     assert padded.sum() == 2 * rows
     assert padded[:rows].all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux")
+def test_lanes_give_way_to_threads_that_only_pass_work_on(lanes: Lanes) -> None:
+    def niceness(rows: Sequence[int]) -> list[int]:
+        return [os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) for _ in rows]
+
+    (own,) = niceness([0])
+    assert min(lanes.run(range(4), niceness)) == min(19, own + 10)
