@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from foreframe_server.cli.bench_http_commands import http
 from foreframe_server.cli.options import BundleOption, DataOption, JsonFlag
 
 OutOption = Annotated[Path | None, typer.Option(help="File (.json) to write.", show_default=False)]
 RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each side is timed.")]
 
 bench = typer.Typer(no_args_is_help=True, help="Time parts of the serving, always as ratios within one run.")
+bench.add_typer(http, name="http")
 
 
 @bench.command("scores")

@@ -95,6 +95,25 @@ def evaluate_ensembles(
     publish(run_ensembles(read_private(bundle), data, clips, largest), out, is_json=json)
 
 
+@evaluate.command("noise")
+def evaluate_noise(
+    *,
+    data: DataOption = None,
+    clips: ClipsOption = None,
+    reference: Annotated[int, typer.Option(min=2, help="Independent members that stand for endless ones.")] = 256,
+    bundle: BundleOption = None,
+    out: OutOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compare antithetic with independent noise: error of the mean, spread, and members x steps at equal compute."""
+    from foreframe_server.cli.evaluate_rollout import run_noise
+    from foreframe_server.cli.experiments import check_out, publish
+    from foreframe_server.cli.overrides import read_private
+
+    check_out(out)
+    publish(run_noise(read_private(bundle), data, clips, reference), out, is_json=json)
+
+
 @evaluate.command("states")
 def evaluate_states(
     *,

@@ -1,4 +1,4 @@
-"""`foreframe eval states` and `foreframe eval ensembles`: experiments on a rollout model, in this process."""
+"""`foreframe eval states`, `ensembles` and `noise`: experiments on a rollout model, in this process."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,6 +13,8 @@ from foreframe_server.cli.console import track
 from foreframe_server.cli.experiments import Finding
 from foreframe_server.cli.facts import ModelFacts, bundle_path, open_engine
 from foreframe_server.experiments.ensembles import SIZES, ensembles_chart, measure_ensembles, summarise_ensembles
+from foreframe_server.experiments.noise import Scale, measure_noise, summarise_noise
+from foreframe_server.experiments.noise_chart import noise_chart
 from foreframe_server.experiments.states import measure_states, states_chart, summarise_states
 from foreframe_server.settings import Settings
 
@@ -37,6 +39,19 @@ def run_ensembles(settings: Settings, data: Path | None, count: int | None, larg
         found = measure_ensembles(partial(sample, engine), engine.contract, clips, sizes)
         report = summarise_ensembles(engine.contract, list(track(found, "clips", len(clips))))
     return Finding(asdict(report), ensembles_chart(report))
+
+
+def run_noise(settings: Settings, data: Path | None, count: int | None, reference_members: int) -> Finding:
+    """Compare noise plans with each other and at equal compute.
+
+    Raises BundleError, DatasetError or RuntimeUnavailable.
+    """
+    with closing(open_engine(settings)) as engine:
+        clips = _clips(settings, engine.contract, data, count)
+        scale = Scale(reference_members=reference_members)
+        found = measure_noise(partial(sample, engine), engine.contract, clips, scale)
+        report = summarise_noise(engine.contract, list(track(found, "clips", len(clips))), reference_members)
+    return Finding(asdict(report), noise_chart(report))
 
 
 def _clips(settings: Settings, contract: Contract, data: Path | None, count: int | None) -> Sequence[Clip]:

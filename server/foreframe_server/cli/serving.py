@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from foreframe_server.routes.host import Host
 from foreframe_server.settings import HttpSettings, Settings
 
 _POLL_S = 0.02
+_SWITCH_S = 0.001
+"""How long a busy thread keeps others from running Python: the event loop must answer while numbers are crunched."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +99,7 @@ def _open(
         # The app opens its model beside the door and can only log what is wrong; a person gets one line instead.
         Bundle.open(settings.engine.bundle or builtin_bundle())
     app = create_app(settings, engine=engine, likelihood_engine=likelihood_engine)
+    sys.setswitchinterval(_SWITCH_S)
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -1,10 +1,13 @@
 """Every experiment from the command line: one JSON object, the same in a file, and a chart beside it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_server.cli import facts
 from foreframe_server.cli.experiments import _lines
 
 
@@ -49,6 +52,21 @@ def test_states(run_json, tmp_path, out):
 def test_ensembles_up_to_a_size(run_json, tmp_path, out):
     record = published(tmp_path, run_json("eval", "ensembles", "--clips", 2, "--largest", 5, *out))
     assert {answer["size"] for answer in record["answers"] if answer["strategy"] == "median"} == {5}
+
+
+def test_noise_against_a_reference(run_json, monkeypatch, tmp_path, out):
+    """On the shipped clips with the toy's arithmetic: the model itself takes a minute a clip."""
+    monkeypatch.setattr(
+        facts,
+        "open_rollout_engine",
+        lambda bundle, num_threads: ToyRolloutEngine(replace(bundle.contract, latent_shape=(3, 32, 32))),
+    )
+    record = published(tmp_path, run_json("eval", "noise", "--clips", 2, "--reference", 16, *out))
+    assert (record["clips"], record["reference_members"], record["frame"]) == (2, 16, 8)
+    assert record["inside_masks"]["clips"] == 2
+    assert {(each["members"], each["steps"]) for each in record["spent"] if each["evaluations"] == 64} == {
+        (64, 1), (32, 2), (16, 4), (8, 8), (4, 16),
+    }  # fmt: skip
 
 
 def test_plain_eval_takes_its_options_before_and_without_a_subcommand(run):

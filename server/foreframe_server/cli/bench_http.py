@@ -1,0 +1,193 @@
+"""`foreframe bench http`: load on a server that is there, or on one started for it, over real HTTP."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from foreframe_server.cli.bench_http_engine import running_engine
+from foreframe_server.cli.console import format_json, print_json, print_note, print_pretty, table_of
+from foreframe_server.cli.faults import Fault
+from foreframe_server.cli.overrides import read_private
+from foreframe_server.load.bench import Bench
+from foreframe_server.load.caching import CachePlan, measure_cache, measure_sharing
+from foreframe_server.load.door import UnfitServer, open_door
+from foreframe_server.load.findings import Findings, Part, join_findings
+from foreframe_server.load.processes import NotStarted, RedisProcess, running_child, running_redis
+from foreframe_server.load.redis_faults import FaultPlan, measure_redis_fault
+from foreframe_server.load.summary import Percentiles
+from foreframe_server.load.throughput import ThroughputPlan, measure_throughput
+
+Measure: TypeAlias = Callable[[Bench], Awaitable[Findings]]
+_FAULTS = {"killed": RedisProcess.kill, "stopped": RedisProcess.hang}
+_COLUMNS = ("ok", "shed", "fail", "p50", "p95", "p99", "misses", "good/s", "members", "rows")
+_WHOLE_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which server: one at an address, or without one a new process with a bundle, None for the built-in model.
+
+    max_lag_ms: how late 99 % of the questions may go out before the run is called off schedule.
+    """
+
+    url: str | None
+    bundle: Path | None
+    max_lag_ms: float
+
+    @contextlib.contextmanager
+    def open(self, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+        """Give the address of the server, started for as long as the block runs when there is none. Raises Fault."""
+        with _told():
+            if self.url is not None:
+                yield self.url
+                return
+            print_note("starting a server ...")
+            with running_child(self.bundle, settings) as address:
+                yield address
+
+
+def run_preset(target: Target, measure: Measure) -> Findings:
+    """Let a preset measure a server. Raises Fault."""
+    with target.open() as address:
+        return asyncio.run(_measure(target, address, measure))
+
+
+def run_throughput(target: Target, plan: ThroughputPlan) -> Findings:
+    """Compare a server with the engine that it serves. Raises BundleError or Fault."""
+    with running_engine(read_private(target.bundle), plan.ask, plan.turn_s) as run_engine:
+        return run_preset(target, lambda bench: measure_throughput(bench, plan, run_engine))
+
+
+def run_cache(target: Target, plan: CachePlan) -> Findings:
+    """Measure one server's cache, and that of two that share a Redis unless a server was named. Raises Fault."""
+    alone = run_preset(target, lambda bench: measure_cache(bench, plan))
+    if target.url is not None:
+        return alone
+    with _told(), running_redis() as redis, contextlib.ExitStack() as servers:
+        settings = _shared_cache(redis)
+        addresses = [servers.enter_context(target.open(settings)) for _ in range(2)]
+        shared = asyncio.run(_measure_shared(target, addresses, plan))
+    return join_findings("cache", [alone, shared])
+
+
+def run_redis_fault(target: Target, plan: FaultPlan) -> Findings:
+    """Break a Redis under load in each way, each time with a server and a Redis of its own. Raises Fault."""
+    found = []
+    for name, strike in _FAULTS.items():
+        with _told(), running_redis() as redis, target.open(_shared_cache(redis)) as address:
+            found.append(asyncio.run(_measure(target, address, _fault_measure(plan, name, strike, redis))))
+    return join_findings("redis-fault", found)
+
+
+def publish(findings: Findings, out: Path | None, *, is_json: bool) -> bool:
+    """Print what was found, with `out` write it, and return whether the generator kept its schedule."""
+    record = findings.record()
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(format_json(record) + "\n", encoding="utf-8")
+        print_note(f"wrote {out}")
+    if is_json:
+        print_json(record)
+    else:
+        _print_tables(findings)
+    schedule = findings.schedule
+    if schedule is None or schedule.is_on_schedule:
+        return True
+    print_note(f"off schedule: questions went out {schedule.lag_p99_ms:.1f} ms late (p99); these numbers do not count")
+    return False
+
+
+def _fault_measure(plan: FaultPlan, name: str, strike: Callable[[RedisProcess], None], redis: RedisProcess) -> Measure:
+    return lambda bench: measure_redis_fault(bench, plan, name, lambda: strike(redis))
+
+
+async def _measure(target: Target, address: str, measure: Measure) -> Findings:
+    async with open_door(address) as door:
+        return await measure(Bench(door, max_lag_ms=target.max_lag_ms, note=print_note))
+
+
+async def _measure_shared(target: Target, addresses: list[str], plan: CachePlan) -> Findings:
+    async with contextlib.AsyncExitStack() as doors:
+        opened = [await doors.enter_async_context(open_door(address)) for address in addresses]
+        benches = [Bench(door, max_lag_ms=target.max_lag_ms, note=print_note) for door in opened]
+        return await measure_sharing(benches, plan)
+
+
+def _shared_cache(redis: RedisProcess) -> dict[str, str]:
+    return {"FOREFRAME_CACHE__REDIS_URL": redis.url, "FOREFRAME_CACHE__SECRET": secrets.token_hex(32)}
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turn what is wrong with a server into a Fault."""
+    try:
+        yield
+    except (UnfitServer, NotStarted) as error:
+        raise Fault(str(error)) from error
+
+
+def _print_tables(findings: Findings) -> None:
+    if findings.parts:
+        print_pretty(_parts_table(findings))
+    if findings.bars:
+        print_pretty(_bars_table(findings))
+    if findings.facts:
+        print_pretty(table_of(findings.facts, "measured beside"))
+    if findings.schedule is not None:
+        print_pretty(f"sent {findings.schedule.sent}, at p99 {findings.schedule.lag_p99_ms:.1f} ms after due")
+
+
+def _parts_table(findings: Findings) -> Table:
+    title = f"bench http {findings.preset}: ms from when a question was due"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("part", min_width=12)
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in findings.parts:
+        table.add_row(part.name, *_cells(part))
+    return table
+
+
+def _cells(part: Part) -> list[str]:
+    summary = part.summary
+    times = [_ms(summary.latency_ms, name) for name in ("p50", "p95", "p99")]
+    misses = f"{summary.deadline_miss_ratio:.1%}" if summary.with_deadline else "-"
+    return [
+        str(summary.ok),
+        str(summary.shed),
+        str(summary.failed + summary.superseded),
+        *times,
+        misses,
+        f"{summary.goodput_per_s:.1f}",
+        _number(summary.members),
+        _number(summary.rows_per_step),
+    ]
+
+
+def _bars_table(findings: Findings) -> Table:
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("measure")
+    for name in ("value", "to reach", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for bar in findings.bars:
+        value = "none" if bar.value is None else f"{bar.value:.4g}"
+        table.add_row(bar.measure, value, bar.limit, "[green]met[/]" if bar.is_met else "[red]missed[/]")
+    return table
+
+
+def _ms(percentiles: Percentiles | None, name: str) -> str:
+    if percentiles is None:
+        return "-"
+    value: float = getattr(percentiles, name)
+    return f"{value:.0f}" if value >= _WHOLE_MS else f"{value:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

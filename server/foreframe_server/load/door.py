@@ -1,0 +1,181 @@
+"""A server behind an address, over real HTTP. Turns replies into values; knows nothing of when to ask."""
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import httpx
+import numpy as np
+from jaxtyping import UInt8
+
+from foreframe_server.codec.documents import Document, read_document
+from foreframe_server.codec.media import Media
+from foreframe_server.load.generator import Send
+from foreframe_server.load.questions import Questions, Sizes
+from foreframe_server.load.records import OK, Reply
+from foreframe_server.load.traces import Arrival, Ask
+
+UNREACHABLE = "unreachable"
+_ROUTE = "/v1/predictions"
+_HEADERS = {"content-type": "application/msgpack", "accept": "application/msgpack, application/problem+json"}
+_TIMEOUT_S = 120.0
+_MAX_VALUES = 10_000_000
+_NO_DEVICE = ("receive", "decode", "queue", "reduce", "respond")
+_ROWS = re.compile(r"^foreframe_step_batch_rows_sum(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_SEED_BITS = 52
+
+
+class UnfitServer(Exception):
+    """A server does not answer, or has no model that predicts; the message is one line for a person."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fetched:
+    """An answer with its frames (RGB 0..255), and what it took and weighed."""
+
+    reply: Reply
+    elapsed_ms: float
+    sent: bytes
+    received_bytes: int
+    frames: UInt8[np.ndarray, "f h w 3"]
+
+
+class Door:
+    """Predictions of one server. Made by `open_door`."""
+
+    def __init__(self, client: httpx.AsyncClient, sizes: Sizes, mark: int) -> None:
+        self.sizes = sizes
+        self.mark = mark
+        self._client = client
+        self._questions = Questions(sizes, mark=mark)
+
+    def marked(self, mark: int) -> "Door":
+        """Return the same door with another mark: doors of one mark ask the same about equal contents."""
+        return Door(self._client, self.sizes, mark)
+
+    def prepare(self, arrival: Arrival) -> Send:
+        """Write a question; what comes back sends it."""
+        return partial(self._send, self._questions.write(arrival.ask, arrival.content))
+
+    async def fetch(self, ask: Ask, content: int) -> Fetched:
+        """Ask one question and keep what came. Raises UnfitServer for a refusal."""
+        body = self._questions.write(ask, content)
+        started_s = time.perf_counter()
+        response = await self._client.post(_ROUTE, content=body, headers=_HEADERS)
+        elapsed_ms = 1000 * (time.perf_counter() - started_s)
+        if response.status_code != 200:
+            raise UnfitServer(f"the server answered {response.status_code}: {response.text[:200]}")
+        document = read_document(response.content, Media.MSGPACK, max_values=_MAX_VALUES)
+        frames = [cast("Mapping[str, np.ndarray]", frame)["image"] for frame in _list(document, "frames")]
+        return Fetched(_answer(document), elapsed_ms, body, len(response.content), np.stack(frames))
+
+    async def count_rows(self) -> float:
+        """Return how many rows the server has stepped so far. Raises UnfitServer when it does not say."""
+        response = await self._client.get("/metrics")
+        found = _ROWS.search(response.text)
+        if found is None:
+            raise UnfitServer("the server's /metrics do not count rows")
+        return float(found[1])
+
+    async def _send(self, body: bytes) -> Reply:
+        try:
+            response = await self._client.post(_ROUTE, content=body, headers=_HEADERS)
+        except httpx.HTTPError:
+            return Reply(UNREACHABLE)
+        if response.status_code != 200:
+            return Reply(_problem_code(response))
+        return _answer(read_document(response.content, Media.MSGPACK, max_values=_MAX_VALUES))
+
+
+@contextlib.asynccontextmanager
+async def open_door(address: str) -> AsyncIterator[Door]:
+    """Connect to a server for as long as the block runs. Raises UnfitServer."""
+    async with open_client(address) as client:
+        # Seeds fit the wire; runs that start in different nanoseconds ask about different things.
+        yield Door(client, await _read_sizes(client), time.time_ns() % 2**_SEED_BITS)
+
+
+def open_client(address: str) -> httpx.AsyncClient:
+    """Open a client that never waits for one of its own connections."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S, limits=limits, trust_env=False)
+
+
+async def _read_sizes(client: httpx.AsyncClient) -> Sizes:
+    models = _list(await _get(client, "/v1/models"), "models")
+    able = [model for model in map(_map, models) if "predict" in _list(model, "capabilities")]
+    if not able:
+        raise UnfitServer("the server has no model that predicts")
+    model = able[0]
+    camera, sampler = _map(_list(model, "cameras")[0]), _map(model["sampler"])
+    schema = await _get(client, f"/v1/state-schemas/{model['state_schema']}")
+    return Sizes(
+        model=str(model["id"]),
+        camera=str(camera["name"]),
+        height=_whole(camera["height"]),
+        width=_whole(camera["width"]),
+        context_frames=_whole(model["context_frames"]),
+        horizon=_whole(model["horizon"]),
+        steps=_whole(sampler["steps"]),
+        state_mean=tuple(cast("list[float]", schema["mean"])),
+        state_std=tuple(cast("list[float]", schema["std"])),
+    )
+
+
+async def _get(client: httpx.AsyncClient, path: str) -> Document:
+    try:
+        response = await client.get(path)
+    except httpx.HTTPError as error:
+        raise UnfitServer(f"no server answers at {client.base_url}: {error}") from error
+    if response.status_code != 200:
+        raise UnfitServer(f"the server answered {response.status_code} to {path}")
+    try:
+        return _map(response.json())
+    except json.JSONDecodeError as error:
+        raise UnfitServer(f"what answers at {client.base_url} is not foreframe") from error
+
+
+def _answer(document: Mapping[str, object]) -> Reply:
+    ensemble, timings = _map(document["ensemble"]), cast("Mapping[str, float]", document["timings_ms"])
+    return Reply(
+        code=OK,
+        members=_whole(ensemble["members"]),
+        from_cache=_whole(ensemble["from_cache"]),
+        rows_per_step=timings["step_batch_mean"],
+        server_ms=timings["total"],
+        device_ms=timings["total"] - sum(timings[stage] for stage in _NO_DEVICE),
+        cache=str(document["cache"]),
+        is_degraded=document["degraded"] is not None,
+        says_late=document["deadline_met"] is False,
+    )
+
+
+def _problem_code(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        return f"status_{response.status_code}"
+
+
+def _map(value: object) -> Document:
+    if not isinstance(value, dict):
+        raise UnfitServer("what answers is not foreframe")
+    return value
+
+
+def _list(fields: Mapping[str, object], name: str) -> list[object]:
+    value = fields.get(name)
+    if not isinstance(value, list):
+        raise UnfitServer("what answers is not foreframe")
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise UnfitServer("what answers is not foreframe")
+    return value

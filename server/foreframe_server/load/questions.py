@@ -1,0 +1,73 @@
+"""Arrivals as bodies of `POST /v1/predictions`, for whatever model the server has. Knows the wire, sends nothing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreframe_server.codec.documents import write_document
+from foreframe_server.codec.media import Media
+from foreframe_server.load.traces import Ask
+
+_MARK_BYTES = 8
+_JITTER = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a question has to fit: one camera, its context and horizon, and the mean and deviation of each state."""
+
+    model: str
+    camera: str
+    height: int
+    width: int
+    context_frames: int
+    horizon: int
+    steps: int
+    state_mean: tuple[float, ...]
+    state_std: tuple[float, ...]
+
+
+class Questions:
+    """Writes bodies. Contents of different numbers are different, from the first picture to the seed.
+
+    mark: tells this run from others, so that no cache knows its questions from before.
+    """
+
+    def __init__(self, sizes: Sizes, *, mark: int) -> None:
+        rng = np.random.default_rng(0)
+        shape = (sizes.context_frames, sizes.height, sizes.width, 3)
+        rows = sizes.context_frames + sizes.horizon
+        self._sizes = sizes
+        self._mark = mark
+        self._frames = rng.integers(0, 256, shape, dtype=np.uint8)
+        noise = _JITTER * rng.standard_normal((rows, len(sizes.state_mean)))
+        self._states = (np.array(sizes.state_mean) + np.array(sizes.state_std) * noise).astype(np.float32)
+
+    def write(self, ask: Ask, content: int) -> bytes:
+        """Write one question as MessagePack."""
+        seed = self._mark + content
+        frames = self._frames.copy()
+        frames.reshape(-1)[:_MARK_BYTES] = np.frombuffer(seed.to_bytes(_MARK_BYTES, "little"), np.uint8)
+        past, future = np.split(self._states, [self._sizes.context_frames])
+        clip = {"encoding": "raw_rgb8", "data": frames, "width": self._sizes.width, "height": self._sizes.height}
+        document = {
+            "model": self._sizes.model,
+            "observation": {"cameras": {self._sizes.camera: clip}, "state": {"values": past}},
+            "future": {"kind": "state", "values": future},
+            **_terms(ask, seed),
+            "return": {"encoding": "raw"},
+        }
+        return write_document(document, Media.MSGPACK)
+
+
+def _terms(ask: Ask, seed: int) -> dict[str, object]:
+    optional = {"deadline_ms": ask.deadline_ms, "stream_id": ask.stream_id}
+    steps = {} if ask.steps is None else {"steps": ask.steps}
+    return {
+        **({} if ask.strategy == "posterior_mean" else {"ensemble": {"size": ask.members}}),
+        "sampling": {"strategy": ask.strategy, "seed": seed, **steps},
+        "on_deadline": ask.on_deadline,
+        "priority": ask.priority,
+        "cache": ask.cache,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
