@@ -1,32 +1,35 @@
-"""One cached prediction as bytes: framed, bound to its key and signed. It knows no store.
+"""A cached ensemble as bytes: its first members, bound to their key and signed. It knows no store.
 
-    magic 4 · version u16 · key digest 32 · header length u32 · header JSON · arrays · HMAC-SHA256 32
+    magic 4 · version u16 · key digest 32 · k f h w u32 each · members · HMAC-SHA256 32
 
-The signature covers everything before it and is checked before anything is parsed.
+All entries of a key begin alike and k has a fixed place, so a store finds the longer of two without parsing.
 """
 
 import hashlib
 import hmac
-import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Final, TypeAlias
 
 import numpy as np
+from jaxtyping import UInt8
 
-from foreframe_engines import Prediction, Query
+from foreframe_engines import Query
 
-SCHEMA_VERSION = 1
+Members: TypeAlias = UInt8[np.ndarray, "k f h w 3"]
+"""Members 0..k-1 of an ensemble, RGB 0..255, the frames in the order of the query's `frame_indices`."""
+
+SCHEMA_VERSION: Final = 2
+IDENTITY_BYTES: Final = struct.calcsize(">4sH32s")
+COUNT_FORMAT: Final = ">I"
+"""How k is written behind the identity; `struct` of Python and of Redis' Lua read it alike."""
 
 _MAGIC = b"FFPR"
-_PREFIX = struct.Struct(">4sH32sI")
+_HEADER = struct.Struct(">4sH32s4I")
 _SIGNATURE_BYTES = hashlib.sha256().digest_size
-_DTYPES: Mapping[str, np.dtype[np.uint8] | np.dtype[np.float32]] = {
-    "frames": np.dtype(np.uint8),
-    "members": np.dtype(np.uint8),
-    "variance": np.dtype(np.float32),
-}
+_GROWTH = frozenset({"size", "reducer", "tolerance"})
 
 
 class CorruptEntry(Exception):
@@ -35,13 +38,13 @@ class CorruptEntry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """What a prediction is stored under: SHA-256 of everything that it depends on."""
+    """What an ensemble is stored under: SHA-256 of everything that its members depend on."""
 
     digest: bytes
 
 
 def cache_key(query: Query, engine_fingerprint: str, tenant: str = "") -> CacheKey:
-    """Digest everything that decides a prediction's bytes; who asks, how urgently and in which stream do not.
+    """Digest everything that decides the members' bytes; how many there are and what becomes of them do not.
 
     engine_fingerprint: bundle digest, backend, precision and determinism of the engine.
     """
@@ -53,64 +56,36 @@ def cache_key(query: Query, engine_fingerprint: str, tenant: str = "") -> CacheK
 
 
 def _key_parts(query: Query, engine_fingerprint: str, tenant: str) -> Iterator[bytes]:
-    yield from (b"foreframe prediction", str(SCHEMA_VERSION).encode(), tenant.encode())
+    yield from (b"foreframe members", str(SCHEMA_VERSION).encode(), tenant.encode())
     yield from (engine_fingerprint.encode(), query.model.encode())
     for record in (query.sampling, query.ensemble):
-        for each in fields(record):
-            yield from (each.name.encode(), str(getattr(record, each.name)).encode())
+        for name in sorted({each.name for each in fields(record)} - _GROWTH):
+            yield from (name.encode(), str(getattr(record, name)).encode())
     yield ",".join(map(str, query.frame_indices)).encode()
     for array in (query.context, query.states):
         yield from (array.dtype.str.encode(), str(array.shape).encode(), array.tobytes())
 
 
-def encode_entry(key: CacheKey, prediction: Prediction, secret: bytes) -> bytes:
-    """Write a prediction as signed bytes."""
-    arrays = {name: np.ascontiguousarray(getattr(prediction, name), dtype) for name, dtype in _DTYPES.items()}
-    header = json.dumps(
-        {
-            "shapes": {name: array.shape for name, array in arrays.items()},
-            "spread_per_frame": prediction.spread_per_frame,
-        }
-    ).encode()
-    prefix = _PREFIX.pack(_MAGIC, SCHEMA_VERSION, key.digest, len(header))
-    body = b"".join((prefix, header, *(array.tobytes() for array in arrays.values())))
+def encode_entry(key: CacheKey, members: Members, secret: bytes) -> bytes:
+    """Write members as signed bytes."""
+    header = _HEADER.pack(_MAGIC, SCHEMA_VERSION, key.digest, *members.shape[:-1])
+    body = header + members.tobytes()
     return body + _sign(body, secret)
 
 
-def decode_entry(key: CacheKey, query: Query, blob: bytes, secret: bytes) -> Prediction:
-    """Read the prediction of a query back. Raises CorruptEntry."""
-    body, signature = blob[:-_SIGNATURE_BYTES], blob[-_SIGNATURE_BYTES:]
-    if len(body) < _PREFIX.size or not hmac.compare_digest(signature, _sign(body, secret)):
+def decode_entry(key: CacheKey, blob: bytes, secret: bytes) -> Members:
+    """Read the members of a key back; they are read-only. Raises CorruptEntry."""
+    data = memoryview(blob)
+    body, signature = data[:-_SIGNATURE_BYTES], data[-_SIGNATURE_BYTES:]
+    if len(body) < _HEADER.size or not hmac.compare_digest(signature, _sign(body, secret)):
         raise CorruptEntry("the signature does not match")
-    magic, version, digest, header_bytes = _PREFIX.unpack_from(body)
+    magic, version, digest, *shape = _HEADER.unpack_from(body)
     if (magic, version, digest) != (_MAGIC, SCHEMA_VERSION, key.digest):
         raise CorruptEntry("the entry belongs to another key or version")
-    try:
-        return _parse(query, memoryview(body)[_PREFIX.size :], header_bytes)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptEntry("the entry cannot be read") from error
+    if 0 in shape or _HEADER.size + 3 * math.prod(shape) != len(body):
+        raise CorruptEntry("the members do not have the size that the header says")
+    return np.frombuffer(body, np.uint8, offset=_HEADER.size).reshape(*shape, 3)
 
 
-def _parse(query: Query, data: memoryview, header_bytes: int) -> Prediction:
-    header = json.loads(bytes(data[:header_bytes]))
-    arrays = _read_arrays(data[header_bytes:], header["shapes"])
-    return Prediction(
-        frame_indices=query.frame_indices,
-        spread_per_frame=tuple(header["spread_per_frame"]),
-        sampling=query.sampling,
-        ensemble=query.ensemble,
-        **arrays,
-    )
-
-
-def _read_arrays(data: memoryview, shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    arrays, offset = {}, 0
-    for name, dtype in _DTYPES.items():
-        size = math.prod(shapes[name])
-        arrays[name] = np.frombuffer(data, dtype, size, offset).reshape(shapes[name])
-        offset += size * dtype.itemsize
-    return arrays
-
-
-def _sign(body: bytes, secret: bytes) -> bytes:
+def _sign(body: bytes | memoryview, secret: bytes) -> bytes:
     return hmac.digest(secret, body, "sha256")
