@@ -16,18 +16,21 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from foreframe_engines import Bundle, RolloutEngine, builtin_bundle, open_rollout_engine
+from foreframe_engines import Bundle, Contract, RolloutEngine, builtin_bundle, open_rollout_engine
 from foreframe_engines.calibration import Calibration
 from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.likelihood import open_likelihood_engine
+from foreframe_server.budgets import Budgets
 from foreframe_server.cache import RedisTier, ResultCache
 from foreframe_server.context_encoder import ContextEncoder
+from foreframe_server.cost_model import CostModel
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
 from foreframe_server.middleware import BodyBounds, RequestLog
 from foreframe_server.observation_schemas import ObservationReply, ObservationRequest
 from foreframe_server.problems import HANDLERS
+from foreframe_server.progress_schemas import AcceptedEvent, EstimateEvent, UpdateEvent
 from foreframe_server.routes import likelihoods, models, observations, operations, predictions, scores
 from foreframe_server.routes.host import Host
 from foreframe_server.scheduler import Scheduler
@@ -35,7 +38,7 @@ from foreframe_server.schemas import PredictionReply, PredictionRequest, Problem
 from foreframe_server.score_schemas import ScoreReply, ScoreRequest
 from foreframe_server.score_service import ScoreService
 from foreframe_server.service import PredictionService
-from foreframe_server.settings import EngineSettings, Settings
+from foreframe_server.settings import EngineSettings, SchedulerSettings, Settings
 from foreframe_server.token_reader import TokenReader
 from foreframe_server.worker import EngineWorker
 
@@ -85,11 +88,14 @@ class _DescribedApp(FastAPI):
                 (PredictionRequest, "validation"),
                 (ScoreRequest, "validation"),
                 (StateCheckRequest, "validation"),
+                (AcceptedEvent, "serialization"),
+                (EstimateEvent, "serialization"),
                 (LikelihoodReply, "serialization"),
                 (ObservationReply, "serialization"),
                 (PredictionReply, "serialization"),
                 (Problem, "serialization"),
                 (ScoreReply, "serialization"),
+                (UpdateEvent, "serialization"),
             ],
             ref_template="#/components/schemas/{model}",
         )
@@ -164,24 +170,37 @@ async def _start(host: Host, running: _Running, given: _OpenedEngines | None) ->
     settings = host.settings
     opened = await asyncio.to_thread(_open_engines, settings.engine) if given is None else given
     contract = opened.rollout.contract
-    scheduler = Scheduler(max_rows=contract.buckets[-1], max_pending_rows=settings.scheduler.max_pending_rows)
+    scheduler = _build_scheduler(settings.scheduler, contract)
     running.worker = EngineWorker(opened.rollout, scheduler, host.metrics)
     running.worker.start()
+    await running.worker.warm_up()
     if opened.likelihood is not None:
         running.reader = _build_reader(host, running.worker, opened.likelihood)
         host.reader = running.reader
         host.likelihoods = LikelihoodService(running.reader, host.metrics, opened.calibration)
+        await running.reader.warm_up()
     host.encoder = ContextEncoder(contract, running.worker, running.reader)
     host.scores = ScoreService(
         opened.rollout, running.worker, running.reader, host.metrics, max_jobs=settings.scores.max_jobs
     )
     running.service = host.service = PredictionService(
-        running.worker, running.cache, host.metrics, opened.rollout, engine_fingerprint=opened.fingerprint
+        running.worker,
+        running.cache,
+        host.metrics,
+        opened.rollout,
+        engine_fingerprint=opened.fingerprint,
+        determinism=running.worker.determinism,
     )
-    if running.reader is not None:
-        await running.reader.warm_up()
-    await running.worker.warm_up()
     _log.info("ready", model=contract.model, revision=contract.revision)
+
+
+def _build_scheduler(limits: SchedulerSettings, contract: Contract) -> Scheduler:
+    return Scheduler(
+        CostModel(contract.buckets, max_rows=limits.max_rows),
+        max_pending_s=limits.max_pending_s,
+        bulk_share=limits.bulk_share,
+        budgets=Budgets(limits.key_budget, limits.key_burst_s),
+    )
 
 
 def _build_reader(host: Host, worker: EngineWorker, engine: LikelihoodEngine) -> TokenReader:

@@ -48,6 +48,8 @@ class Call:
     is_disconnected: Callable[[], Awaitable[bool]] | None = None
     priority: Priority = Priority.CONTROLLER
     """Of reads of tokens; a prediction's stands in its query."""
+    key: str = ""
+    """Whose budget of the device is used."""
 
 
 @dataclass(slots=True)
@@ -108,6 +110,7 @@ class Answer:
 
     prediction: Prediction
     cache: CacheResult
+    from_cache: int
     timings: Timings
     deadline_met: bool
     degraded: Degraded | None

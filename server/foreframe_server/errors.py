@@ -19,6 +19,7 @@
     ├── Gone                   gone 410
     ├── QuotaExceeded          quota_exceeded 429
     ├── Overloaded             overloaded 503
+    ├── LoadedDeadline         deadline_unmeetable 503 (because of load)
     ├── NotReady               not_ready 503
     ├── DeadlineExceeded       deadline_exceeded 504
     ├── ModelFault             model_fault 500
@@ -164,6 +165,12 @@ class Overloaded(ServiceError):
     code, status, title, is_retryable = "overloaded", 503, "The server is overloaded", True
 
 
+class LoadedDeadline(ServiceError):
+    """The work that waits leaves too little time before this deadline."""
+
+    code, status, title, is_retryable = "deadline_unmeetable", 503, "The deadline cannot be met now", True
+
+
 class NotReady(ServiceError):
     """The server is starting or draining."""
 
@@ -212,4 +219,4 @@ CODES: tuple[type[ServiceError], ...] = (
     ModelFault,
     WorkerCrashed,
 )
-"""Every code, in the order of the tree; the client has one exception for each."""
+"""Every code once, in the order of the tree; the client has one exception for each."""

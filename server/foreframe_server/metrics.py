@@ -47,7 +47,8 @@ DEADLINE_OUTCOMES: Final = frozenset({"met", "late", "degraded", "exceeded"})
 MEMBER_KINDS: Final = frozenset({"requested", "returned", "cached"})
 CACHE_TIERS: Final = frozenset({"memory", "redis"})
 CACHE_EVENTS: Final = frozenset(
-    {"hit", "miss", "stored", "evicted", "corrupt", "failed", "skipped", "opened", "closed"}
+    {"hit", "miss", "stored", "kept", "evicted", "corrupt", "failed", "skipped", "opened", "closed"}
+    | {"leased", "awaited"}
 )
 CANCEL_STAGES: Final = frozenset({"queue", "denoise"})
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -88,6 +89,9 @@ class Metrics:
     def _add_engine_series(self) -> None:
         registry = self.registry
         self._queue_seconds = Gauge("foreframe_queue_step_seconds", "Predicted work that waits.", registry=registry)
+        self._cost_error = Gauge(
+            "foreframe_cost_error_ratio", "Mean relative error of predicted forwards.", registry=registry
+        )
         self._batch_rows = Histogram(
             "foreframe_step_batch_rows", "Rows of one forward.", buckets=_POWERS, registry=registry
         )
@@ -154,9 +158,10 @@ class Metrics:
         self._observations.set(count)
         self._observation_bytes.set(num_bytes)
 
-    def observe_queue(self, seconds: float) -> None:
-        """Say how many seconds of predicted work wait."""
+    def observe_queue(self, seconds: float, error_ratio: float) -> None:
+        """Say how many seconds of predicted work wait, and how far predictions of forwards have been off."""
         self._queue_seconds.set(seconds)
+        self._cost_error.set(error_ratio)
 
     def observe_device(self, seconds: float, *, is_busy: bool) -> None:
         """Record that the device was busy or idle for so long. Called from one thread."""

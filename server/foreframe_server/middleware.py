@@ -59,7 +59,9 @@ class _Visit:
 
     def code(self) -> str:
         """`ok` or the code of the problem."""
-        return "ok" if 0 < self.status < 400 else str(self.scope["state"].get("problem_code", "unknown"))
+        # A stream whose status was good may still end in a problem.
+        is_fine = 0 < self.status < 400
+        return str(self.scope["state"].get("problem_code", "ok" if is_fine else "unknown"))
 
 
 class RequestLog:

@@ -171,7 +171,13 @@ class EnsembleRequest(WireRequest):
     size: int = Field(default=EnsembleSpec().size, ge=1, le=MAX_ENSEMBLE)
     reducer: Annotated[Reducer, Field(strict=False)] = EnsembleSpec().reducer
     noise: Annotated[NoisePlan, Field(strict=False)] = EnsembleSpec().noise
-    tolerance: None = Field(default=None, description="Not offered yet.")
+    tolerance: FiniteFloat | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Stop sooner, when the mean's standard error (root mean square over pixels, white is 1) is at most "
+        "this: at 4 members or more and an even number of antithetic ones. Only for the mean of predictions.",
+    )
 
 
 class SamplingRequest(WireRequest):
@@ -272,6 +278,9 @@ class EnsembleReply(WireReply):
     strategy: Strategy
     reducer: Reducer
     noise: NoisePlan
+    correlation: float | None = Field(description="Between the two members of a pair; unknown below two pairs.")
+    effective_members: float | None = Field(description="Independent members whose mean would be as exact.")
+    standard_error: float | None = Field(description="Of the mean: root mean square over pixels, white is 1.")
 
 
 class DegradedReply(WireReply):

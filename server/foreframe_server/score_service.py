@@ -15,11 +15,20 @@ import numpy as np
 from jaxtyping import UInt8
 
 from foreframe_engines import OnDeadline, Query, RolloutEngine
+from foreframe_engines.ensemble import summarise
 from foreframe_engines.types import Latents
 from foreframe_server.calls import Call, ScoreTimings
 from foreframe_server.candidate_reader import CandidateReader, TokenPlan
 from foreframe_server.disconnects import ClientLeft, watching
-from foreframe_server.errors import DeadlineExceeded, ModelFault, Overloaded, ServiceError, UnknownModel
+from foreframe_server.errors import (
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    LoadedDeadline,
+    ModelFault,
+    Overloaded,
+    ServiceError,
+    UnknownModel,
+)
 from foreframe_server.metrics import Metrics
 from foreframe_server.scores import (
     Candidate,
@@ -38,8 +47,9 @@ from foreframe_server.scores import (
     needs_tokens,
 )
 from foreframe_server.scoring import Evidence, Reading, Rollout, grid_of_frame, rank, rank_stability, score_candidate
+from foreframe_server.tickets import WorkerResult
 from foreframe_server.token_reader import TokenJob, TokenReader
-from foreframe_server.worker import EngineWorker, WorkerResult
+from foreframe_server.worker import EngineWorker
 
 _T = TypeVar("_T")
 
@@ -219,16 +229,17 @@ class ScoreService:
     async def _roll_out_wave(self, setup: _Setup, wave: Sequence[Candidate]) -> Sequence[Rollout | ServiceError | None]:
         if not setup.has_rollouts:
             return [None] * len(wave)
-        results = await self._run_wave(setup, wave, _scored_frames(setup.query))
-        return [self._rollout(result) if isinstance(result, WorkerResult) else result for result in results]
+        return await self._run_wave(setup, wave, _scored_frames(setup.query))
 
-    def _rollout(self, result: WorkerResult) -> Rollout:
+    async def _rollout(self, query: Query, result: WorkerResult) -> Rollout:
+        members = np.stack(result.members)
+        prediction = await asyncio.to_thread(summarise, members, query.frame_indices, query.sampling, query.ensemble)
         futures = [member[-self._num_future_latents :] for member in result.latents]
-        return Rollout(result.prediction, futures, self.contract.frames_per_latent)
+        return Rollout(prediction, futures, self.contract.frames_per_latent)
 
     async def _run_wave(
         self, setup: _Setup, wave: Sequence[Candidate], frame_indices: tuple[int, ...]
-    ) -> Sequence[WorkerResult | ServiceError]:
+    ) -> Sequence[Rollout | ServiceError]:
         """Run every candidate, or say what befell it alone. Raises what concerns the whole call."""
         runs = [self._run(setup, candidate, frame_indices) for candidate in wave]
         results = await asyncio.gather(*runs, return_exceptions=True)
@@ -239,7 +250,7 @@ class ScoreService:
         later = iter(await self._run_wave(setup, refused, frame_indices))
         return [next(later) if isinstance(result, Overloaded) else _own_fault(result) for result in results]
 
-    async def _run(self, setup: _Setup, candidate: Candidate, frame_indices: tuple[int, ...]) -> WorkerResult:
+    async def _run(self, setup: _Setup, candidate: Candidate, frame_indices: tuple[int, ...]) -> Rollout:
         query, count = setup.query, self.contract.context_frames
         seed = query.sampling.seed + (candidate.index if query.seed_policy is SeedPolicy.PER_CANDIDATE else 0)
         job = Query(
@@ -255,7 +266,7 @@ class ScoreService:
         # A candidate with fewer members than the others could not be compared with them: it is whole, or expired.
         result = await self._worker.submit(job, replace(setup.call, on_deadline=OnDeadline.FAIL))
         self._metrics.observe_stages(result.timings)
-        return result
+        return await self._rollout(job, result)
 
     async def _read_wave(self, setup: _Setup, wave: Sequence[Candidate]) -> Sequence[Reading | ServiceError | None]:
         if setup.reader is None:
@@ -308,7 +319,7 @@ class ScoreService:
             with contextlib.suppress(ServiceError):
                 results = await self._run_wave(setup, wave, query.frame_indices)
                 for candidate, result in zip(wave, results, strict=True):
-                    if isinstance(result, WorkerResult):
+                    if isinstance(result, Rollout):
                         frames[candidate.index] = result.prediction.frames
         return frames
 
@@ -349,6 +360,8 @@ def _unscored(candidate: Candidate, error: ServiceError) -> CandidateOutcome:
 
 def _own_fault(result: _T | BaseException) -> _T | ServiceError:
     """Return what befell one candidate alone. Raises what concerns the whole call."""
+    if isinstance(result, LoadedDeadline | DeadlineUnmeetable):
+        return DeadlineExceeded("Too little time was left for this candidate.")
     if isinstance(result, ModelFault | DeadlineExceeded):
         return result
     if isinstance(result, BaseException):

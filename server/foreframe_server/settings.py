@@ -45,7 +45,17 @@ class EngineSettings(_Group):
 class SchedulerSettings(_Group):
     """How much work may wait."""
 
-    max_pending_rows: int = Field(default=4096, ge=1, description="Solver steps of members that may wait.")
+    max_pending_s: float = Field(default=30.0, gt=0, description="Predicted seconds of predictions that may wait.")
+    max_rows: int | None = Field(
+        default=None, ge=1, le=256, description="Members of one forward; none is what the start finds to be enough."
+    )
+    bulk_share: float = Field(
+        default=0.1, gt=0, lt=1, description="Share of the device that bulk work keeps while controllers wait."
+    )
+    key_budget: float | None = Field(
+        default=None, gt=0, description="Device seconds a second after which a key is served last; none is no limit."
+    )
+    key_burst_s: float = Field(default=2.0, gt=0, description="Device seconds that a key may use at once.")
     max_pending_read_s: float = Field(
         default=10.0, gt=0, description="Predicted seconds of token reads that may be ahead of new ones."
     )
@@ -58,7 +68,9 @@ class CacheSettings(_Group):
     max_bytes: int = Field(default=256 * 2**20, ge=0, description="Memory of the in-process cache; 0 turns it off.")
     ttl_s: float = Field(default=600.0, gt=0, description="Age at which an entry is forgotten.")
     redis_url: SecretStr | None = Field(default=None, description="Shared cache, such as redis://127.0.0.1:6379/0.")
-    secret: SecretStr | None = Field(default=None, description="Key that signs entries of the shared cache.")
+    secret: SecretStr | None = Field(
+        default=None, description="Key that signs entries of the shared cache; servers that share one need the same."
+    )
 
 
 class ObservationSettings(_Group):

@@ -1,32 +1,37 @@
-"""What the device does for one job besides stepping it: encode, condition, draw noise, decode, reduce.
+"""What the device does for one job besides stepping it: encode, condition, draw noise, decode.
 
 It knows engines and jobs, and nothing of threads, queues or deadlines. Called from the device's thread only.
 """
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
-from foreframe_engines import NoisePlan, Prediction, RolloutEngine, StepRow
-from foreframe_engines.ensemble import summarise
+from foreframe_engines import NoisePlan, RolloutEngine, StepRow
 from foreframe_engines.noise import member_noise
 from foreframe_engines.sampling import initial_member
-from foreframe_engines.types import Latents
+from foreframe_engines.types import Conditioning, Latents
 from foreframe_server.calls import Timings
+from foreframe_server.cost_model import CostModel
+from foreframe_server.jobs import Job
 from foreframe_server.lru import LruBytes
-from foreframe_server.scheduler import Job
 
-_DECODE_SMOOTHING = 0.2
+_NUM_ROUNDS = 5
+_GAIN = 0.1
 
 
 class JobStages:
     """The stages of a job on one engine, timed. Encoded contexts are kept by content, `max_context_bytes` of them."""
 
-    def __init__(self, engine: RolloutEngine, clock: Callable[[], float], *, max_context_bytes: int) -> None:
-        self.member_decode_s = 0.0
+    def __init__(
+        self, engine: RolloutEngine, cost: CostModel, clock: Callable[[], float], *, max_context_bytes: int
+    ) -> None:
         self._engine = engine
+        self._cost = cost
         self._clock = clock
         self._contexts: LruBytes[Latents] = LruBytes(max_context_bytes)
 
@@ -48,6 +53,7 @@ class JobStages:
         job.conditioning = self._engine.condition(latents, job.query.states)
         timings.encode = 1000 * (encoded_s - started_s)
         timings.condition = 1000 * (self._clock() - encoded_s)
+        self._cost.observe_prepare(self._clock() - started_s)
 
     def draw(self, job: Job, member: int) -> Latents:
         """Return one member's latents at time 1: a function of the seed and the member's number alone."""
@@ -55,35 +61,55 @@ class JobStages:
             raise RuntimeError("noise was drawn before the job was conditioned")
         return initial_member(self._engine, job.conditioning, job.query, member)
 
-    def finish(self, job: Job, timings: Timings) -> Prediction:
-        """Decode and reduce the job's whole members, of which there is at least one."""
-        query = job.query
-        members = job.finished_latents
+    def decode(self, job: Job, latents: Sequence[Latents], timings: Timings) -> UInt8[np.ndarray, "k f h w 3"]:
+        """Decode the wanted frames of members. Raises ModelFault when latents are not finite."""
         started_s = self._clock()
-        frames = self._engine.decode(members, query.frame_indices)
-        decoded_s = self._clock()
-        prediction = summarise(frames, query.frame_indices, query.sampling, query.ensemble)
-        self._learn_decode((decoded_s - started_s) / len(members))
-        timings.latent_decode = 1000 * (decoded_s - started_s)
-        timings.reduce = 1000 * (self._clock() - decoded_s)
-        return prediction
+        frames = self._time_decode(latents, job.query.frame_indices)
+        timings.latent_decode += 1000 * (self._clock() - started_s)
+        return frames
 
-    def run_all(self) -> float:
-        """Run every stage, and a step of every bucket, and return the seconds of a warm step of the largest bucket."""
+    def run_all(self) -> dict[int, float]:
+        """Run every stage and a step of every bucket, and return the seconds of those that are worth timing."""
         contract = self._engine.contract
         height, width = contract.camera.height, contract.camera.width
         context = np.zeros((contract.context_frames, height, width, 3), np.uint8)
         states = np.tile(contract.state.mean.astype(np.float32), (contract.context_frames + contract.horizon, 1))
-        conditioning = self._engine.condition(self._engine.encode(context), states)
+        self._engine.condition(self._engine.encode(context), states)  # once cold, then timed
+        conditioning = self._time_prepare(context, states)
         noise = member_noise(0, 0, self._engine.noise_shape(), NoisePlan.IID)
         row = StepRow(self._engine.initial_latents(conditioning, noise), 1.0, 0.0, conditioning)
         for bucket in contract.buckets:
-            latents = self._engine.step([row] * bucket)
-        self._engine.decode(latents[:1], range(1, contract.horizon + 1))
-        started_s = self._clock()
-        self._engine.step([row] * contract.buckets[-1])
-        return self._clock() - started_s
+            self._engine.step([row] * bucket)
+        frames = range(1, contract.horizon + 1)
+        self._engine.decode([row.latents], frames)
+        self._time_decode([row.latents], frames)
+        return self._time_steps(row)
 
-    def _learn_decode(self, seconds: float) -> None:
-        weight = _DECODE_SMOOTHING if self.member_decode_s else 1.0
-        self.member_decode_s += weight * (seconds - self.member_decode_s)
+    def _time_steps(self, row: StepRow) -> dict[int, float]:
+        """Time ever larger steps, each in turns with the one before it, until they bring no more rows a second."""
+        buckets = self._engine.contract.buckets
+        seconds = dict.fromkeys(buckets[:1], math.inf)
+        for smaller, larger in pairwise((buckets[0], *buckets)):
+            seconds[larger] = math.inf
+            for rows in (smaller, larger) * _NUM_ROUNDS:
+                seconds[rows] = min(seconds[rows], self._time_step([row] * rows))
+            if larger > smaller and larger * seconds[smaller] < (1 + _GAIN) * smaller * seconds[larger]:
+                break
+        return seconds
+
+    def _time_prepare(self, context: UInt8[np.ndarray, "t h w 3"], states: Float32[np.ndarray, "n d"]) -> Conditioning:
+        started_s = self._clock()
+        conditioning = self._engine.condition(self._engine.encode(context), states)
+        self._cost.observe_prepare(self._clock() - started_s)
+        return conditioning
+
+    def _time_decode(self, latents: Sequence[Latents], frame_indices: Sequence[int]) -> UInt8[np.ndarray, "k f h w 3"]:
+        started_s = self._clock()
+        frames = self._engine.decode(latents, frame_indices)
+        self._cost.observe_decode(len(latents) * len(frame_indices), self._clock() - started_s)
+        return frames
+
+    def _time_step(self, rows: Sequence[StepRow]) -> float:
+        started_s = self._clock()
+        self._engine.step(rows)
+        return self._clock() - started_s

@@ -1,7 +1,7 @@
-"""The one thread that owns the device. Its whole life is schedule, step, settle.
+"""The one thread that owns the device. Its whole life is schedule, step, settle, decode what became whole.
 
 It knows engines, jobs and clocks, and nothing of caches or wires. Jobs come in through the scheduler, which one lock
-guards and which is never held during an engine call; results go back to the event loop that asked.
+guards and which is never held during an engine call; members go back to the event loop that asked as they are done.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -19,43 +19,23 @@ import numpy as np
 import structlog
 from jaxtyping import UInt8
 
-from foreframe_engines import OnDeadline, Prediction, Query, RolloutEngine
+from foreframe_engines import OnDeadline, Query, RolloutEngine
 from foreframe_engines.schedule import get_schedule, num_steps
+from foreframe_engines.selftest import measure_determinism, weaker
 from foreframe_engines.types import Latents
-from foreframe_server.calls import Call, Degraded, Timings
-from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, ServiceError, Superseded
+from foreframe_server.calls import Call, Timings
+from foreframe_server.errors import ModelFault, NotReady
+from foreframe_server.jobs import Ending, Job, Member, Outcome, Row, StepBatch, affordable_steps, denoised
 from foreframe_server.metrics import Metrics
-from foreframe_server.scheduler import Ending, Job, Outcome, Row, Scheduler, StepBatch
+from foreframe_server.scheduler import Scheduler
 from foreframe_server.stages import JobStages
+from foreframe_server.tickets import Listener, Ticket, WorkerResult, answer, ending_error, post, reject
 
 _IDLE_TURN_S = 1.0
-_MAX_DECODE_SHARE = 0.25
 
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WorkerResult:
-    """What the device made of a query; timings are of `queue` to `reduce`, latents those of each whole member."""
-
-    prediction: Prediction
-    timings: Timings
-    degraded: Degraded | None
-    latents: tuple[Latents, ...]
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A job that was admitted, and the future that its caller waits on."""
-
-    job: Job
-    future: asyncio.Future[WorkerResult]
-    admitted_s: float
-    prepared_s: float = 0.0
-    timings: Timings = field(default_factory=Timings)
-    batch_rows: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +63,14 @@ class EngineWorker:
         self._scheduler = scheduler
         self._metrics = metrics
         self._clock = clock
-        self._stages = JobStages(engine, clock, max_context_bytes=max_context_bytes)
+        self._cost = scheduler.cost
+        self._stages = JobStages(engine, self._cost, clock, max_context_bytes=max_context_bytes)
         self._tickets: dict[str, Ticket] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._job_ids = count()
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="foreframe-device", daemon=True)
+        self.determinism = engine.determinism
         self._is_warm = False
         self._is_draining = False
         self._is_stopped = False
@@ -110,31 +92,32 @@ class EngineWorker:
     async def warm_up(self) -> None:
         """Run every stage, and a step of every bucket, once; from then on the worker is ready.
 
-        Raises what the engine raises.
+        Sets `determinism` from what equal rows gave in changing company. Raises what the engine raises.
         """
-        step_s = await self.run(self._stages.run_all)
+        seconds = await self.run(self._stages.run_all)
         with self._wake:
-            self._scheduler.record_step(step_s)
+            self._cost.fit(seconds)
+        self.determinism = weaker(self._engine.determinism, await self.run(self._measure_determinism))
         self._is_warm = True
 
     async def submit(self, query: Query, call: Call) -> WorkerResult:
-        """Compute a prediction; the job is dropped when the waiting task is cancelled.
+        """Compute a query's members; the job is dropped when the waiting task is cancelled.
 
-        Raises NotReady, Overloaded, TooExpensive, DeadlineExceeded, Superseded or ModelFault.
+        Raises what `admit` raises, DeadlineExceeded, Superseded or ModelFault.
         """
         return await self.wait(self.admit(query, call))
 
-    def admit(self, query: Query, call: Call) -> Ticket:
-        """Put a query into the queue, to be waited for with `wait`.
+    def admit(self, query: Query, call: Call, *, first_member: int = 0, listener: Listener | None = None) -> Ticket:
+        """Put a query into the queue, to be waited for with `wait`; members before `first_member` are not computed.
 
-        Raises NotReady, Overloaded or TooExpensive at once.
+        Raises NotReady, Overloaded, TooExpensive, DeadlineUnmeetable or LoadedDeadline at once.
         """
         if not self.is_ready:
             raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
-        job = self._new_job(query, call)
-        ticket = Ticket(job, asyncio.get_running_loop().create_future(), self._clock())
+        job = self._new_job(query, call, first_member)
+        ticket = Ticket(job, asyncio.get_running_loop().create_future(), self._clock(), listener)
         with self._wake:
-            self._scheduler.add(job)
+            self._scheduler.add(job, self._clock())
             self._tickets[job.id] = ticket
             ended = self._take_ended()
             self._wake.notify()
@@ -154,9 +137,24 @@ class EngineWorker:
         with self._wake:
             self._scheduler.extend(ticket.job.id, deadline_s, on_deadline)
 
-    async def snapshot(self, ticket: Ticket) -> WorkerResult | None:
-        """Take what a job has at the next step border, and let it go on; None while no member is whole."""
-        return await self.run(partial(self._snapshot, ticket))
+    def grow(self, ticket: Ticket, size: int) -> bool:
+        """Ask for more members of a job; False when it has ended."""
+        with self._wake:
+            return self._scheduler.grow(ticket.job.id, size)
+
+    def timings(self, ticket: Ticket) -> Timings:
+        """Return how long a job's stages have taken so far."""
+        batch_rows = ticket.batch_rows or [0]
+        denoise_ms = 1000 * (self._clock() - ticket.prepared_s) if ticket.prepared_s else 0.0
+        return replace(
+            ticket.timings,
+            denoise=max(0.0, denoise_ms - ticket.timings.latent_decode),
+            step_batch_mean=sum(batch_rows) / len(batch_rows),
+        )
+
+    async def estimate(self, ticket: Ticket) -> WorkerResult | None:
+        """Decode where a job's first member is heading, at the next step border; None before its first step."""
+        return await self.run(partial(self._estimate_or_fault, ticket))
 
     async def run(self, action: Callable[[], T]) -> T:
         """Run an action on the device's thread at the next step border, and return or raise what it does.
@@ -167,7 +165,7 @@ class EngineWorker:
         with self._wake:
             if self._is_stopped or not self._thread.is_alive():
                 raise NotReady("The worker is not running.", retry_after_ms=1000)
-            self._commands.append(partial(_answer, future, action))
+            self._commands.append(partial(answer, future, action))
             self._wake.notify()
         return await future
 
@@ -190,14 +188,25 @@ class EngineWorker:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    def _new_job(self, query: Query, call: Call) -> Job:
-        times = get_schedule(num_steps(query.sampling), self._engine.contract.sampler.shift)
-        job = Job(str(next(self._job_ids)), query, times, call.deadline_s, call.on_deadline, call.received_s)
-        if call.deadline_s is not None:
-            # A share of the budget at most, or one slow decode would refuse every later job without a try.
-            budget_s = max(0.0, call.deadline_s - self._clock())
-            job.member_decode_s = min(self._stages.member_decode_s, _MAX_DECODE_SHARE * budget_s)
-        return job
+    def _measure_determinism(self) -> str:
+        buckets = [bucket for bucket in self._engine.contract.buckets if bucket <= self._cost.max_rows]
+        return measure_determinism(self._engine, buckets)
+
+    def _new_job(self, query: Query, call: Call, first_member: int) -> Job:
+        return Job(
+            id=str(next(self._job_ids)),
+            query=query,
+            times=self._times(num_steps(query.sampling)),
+            deadline_s=call.deadline_s,
+            on_deadline=call.on_deadline,
+            received_s=call.received_s,
+            first_member=first_member,
+            decode_s=self._cost.decode_s(len(query.frame_indices)),
+            key=call.key,
+        )
+
+    def _times(self, steps: int) -> tuple[float, ...]:
+        return get_schedule(steps, self._engine.contract.sampler.shift)
 
     def _end(self, tickets: Sequence[Ticket], ending: Ending) -> None:
         with self._wake:
@@ -213,10 +222,10 @@ class EngineWorker:
     def _deliver(self, ended: Sequence[_Ended]) -> None:
         for each in ended:
             self._count_ending(each.outcome)
-            if each.outcome.members:
-                _answer(each.ticket.future, partial(self._finish_or_fault, each.ticket))
+            if each.outcome.has_answer:
+                answer(each.ticket.future, partial(self._finish_or_fault, each.ticket))
             else:
-                _reject(each.ticket.future, _ending_error(each.outcome.ending))
+                reject(each.ticket.future, ending_error(each.outcome.ending))
 
     def _count_ending(self, outcome: Outcome) -> None:
         if outcome.ending is Ending.SUPERSEDED:
@@ -262,7 +271,7 @@ class EngineWorker:
     def _schedule(self) -> StepBatch | None:
         with self._wake:
             batch = self._scheduler.schedule(self._clock())
-            self._metrics.observe_queue(self._scheduler.pending_s)
+            self._metrics.observe_queue(self._scheduler.pending_s, self._cost.error_ratio)
             ended = self._take_ended()
         self._deliver(ended)
         return batch
@@ -283,6 +292,18 @@ class EngineWorker:
         except Exception as error:  # noqa: BLE001 - an engine may raise anything, and only this job may fail
             self._fault(ticket.job, error)
         ticket.prepared_s = self._clock()
+        self._shorten(ticket.job)
+
+    def _shorten(self, job: Job) -> None:
+        """Take fewer steps where a whole member would not be ready in time: one step is the posterior mean."""
+        if job.deadline_s is None or job.on_deadline is not OnDeadline.DEGRADE or job.first_member > 0:
+            return
+        with self._wake:
+            decode_s = job.decode_s * min(self._cost.max_rows, len(job.members))
+            left_s = job.deadline_s - self._clock() - decode_s - self._scheduler.ahead_s(job)
+            steps = affordable_steps(left_s, self._cost.step_s(self._cost.max_rows), job.num_steps)
+            if steps < job.num_steps:
+                job.shorten(self._times(steps))
 
     def _confirm(self, batch: StepBatch) -> StepBatch | None:
         with self._wake:
@@ -318,14 +339,43 @@ class EngineWorker:
         return results
 
     def _settle(self, batch: StepBatch, results: Sequence[Latents]) -> None:
-        for job in batch.jobs:
-            ticket = self._tickets.get(job.id)
-            if ticket is not None:
-                ticket.batch_rows.append(len(batch.rows))
+        tickets = {job.id: self._tickets[job.id] for job in batch.jobs if job.id in self._tickets}
+        for ticket in tickets.values():
+            ticket.batch_rows.append(len(batch.rows))
         with self._wake:
-            self._scheduler.settle(batch, results, self._clock())
+            whole = self._scheduler.settle(batch, results, self._clock())
             ended = self._take_ended()
+        unanswered = {each.ticket.job.id for each in ended if not each.outcome.has_answer}
+        for job_id, ticket in tickets.items():
+            members = [row.member for row in whole if row.job.id == job_id]
+            if members and job_id not in unanswered:
+                self._decode(ticket, members)
+            elif any(row.member is ticket.job.members[0] for row in batch.rows):
+                self._post_estimate(ticket)
         self._deliver(ended)
+
+    def _decode(self, ticket: Ticket, members: Sequence[Member]) -> None:
+        latents = [member.latents for member in members if member.latents is not None]
+        try:
+            frames = list(self._stages.decode(ticket.job, latents, ticket.timings))
+        except Exception as error:  # noqa: BLE001 - as in `_condition`
+            # Whatever the job's end brings later finds a future that is done.
+            reject(ticket.future, ending_error(Ending.FAULTED))
+            self._fault(ticket.job, error)
+            return
+        ticket.members += frames
+        if ticket.listener is not None:
+            post(ticket.future, partial(ticket.listener.on_members, frames))
+
+    def _post_estimate(self, ticket: Ticket) -> None:
+        """Tell who listens what the very first step says of the mean."""
+        job, listener = ticket.job, ticket.listener
+        if listener is None or not listener.wants_estimate or job.first_member > 0 or job.members[0].step != 1:
+            return
+        with contextlib.suppress(ModelFault):  # the job itself will tell
+            estimate = self._estimate_or_fault(ticket)
+            if estimate is not None:
+                post(ticket.future, partial(listener.on_estimate, estimate.members[0]))
 
     def _fault(self, job: Job, error: Exception) -> None:
         _log.error("worker.engine_failed", job=job.id, exc_info=error)
@@ -333,75 +383,36 @@ class EngineWorker:
         if ticket is not None:
             self._end([ticket], Ending.FAULTED)
 
-    def _snapshot(self, ticket: Ticket) -> WorkerResult | None:
-        return self._finish_or_fault(ticket) if ticket.job.finished_members else None
-
     def _encode_or_fault(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
         try:
             return self._stages.encode(context)
         except Exception as error:
             _log.exception("worker.engine_failed")
-            raise _ending_error(Ending.FAULTED) from error
+            raise ending_error(Ending.FAULTED) from error
 
     def _finish_or_fault(self, ticket: Ticket) -> WorkerResult:
+        if ticket.members or ticket.job.first_member > 0:
+            return self._result(ticket)
+        estimate = self._estimate_or_fault(ticket)
+        if estimate is None:
+            raise RuntimeError("a job without a step was said to have an answer")
+        return estimate
+
+    def _estimate_or_fault(self, ticket: Ticket) -> WorkerResult | None:
+        member = ticket.job.members[0]
+        if member.step == 0:
+            return None
         try:
-            return self._finish(ticket)
+            latents = denoised(member, ticket.job.times)
+            frames = self._stages.decode(ticket.job, [latents], ticket.timings)
         except Exception as error:
             _log.exception("worker.engine_failed", job=ticket.job.id)
-            raise _ending_error(Ending.FAULTED) from error
-
-    def _finish(self, ticket: Ticket) -> WorkerResult:
-        timings = replace(
-            ticket.timings,
-            denoise=1000 * (self._clock() - ticket.prepared_s),
-            step_batch_mean=sum(ticket.batch_rows) / len(ticket.batch_rows),
+            raise ending_error(Ending.FAULTED) from error
+        return replace(
+            self._result(ticket), members=(frames[0],), latents=(latents,), steps=member.step, is_estimate=True
         )
-        prediction = self._stages.finish(ticket.job, timings)
-        return WorkerResult(prediction, timings, _degraded(prediction), ticket.job.finished_latents)
 
-
-def _degraded(prediction: Prediction) -> Degraded | None:
-    if prediction.num_members == prediction.ensemble.size:
-        return None
-    return Degraded(prediction.num_members, num_steps(prediction.sampling), "deadline")
-
-
-def _ending_error(ending: Ending) -> ServiceError:
-    match ending:
-        case Ending.EXPIRED:
-            return DeadlineExceeded("The deadline passed before there was anything to return.")
-        case Ending.SUPERSEDED:
-            return Superseded("A newer request of the same stream replaced this one.")
-        case Ending.CANCELLED:
-            return NotReady("The server stopped before the answer was ready.", retry_after_ms=1000)
-        case _:
-            return ModelFault("The model failed on this request.")
-
-
-def _answer(future: asyncio.Future[T], action: Callable[[], T]) -> None:
-    try:
-        result = action()
-    except Exception as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
-        _reject(future, error)
-    else:
-        _post(future, partial(_set_result, future, result))
-
-
-def _reject(future: asyncio.Future[T], error: Exception) -> None:
-    _post(future, partial(_set_error, future, error))
-
-
-def _post(future: asyncio.Future[T], settle: Callable[[], None]) -> None:
-    # A loop that is closed has nobody left who waits.
-    with contextlib.suppress(RuntimeError):
-        future.get_loop().call_soon_threadsafe(settle)
-
-
-def _set_result(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_error(future: asyncio.Future[T], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+    def _result(self, ticket: Ticket) -> WorkerResult:
+        timings = self.timings(ticket)
+        latents = tuple(member.latents for member in ticket.job.whole_members if member.latents is not None)
+        return WorkerResult(tuple(ticket.members), latents, timings, ticket.job.num_steps)

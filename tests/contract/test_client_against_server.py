@@ -22,6 +22,7 @@ from foreframe_client import (
     UnknownModel,
 )
 from foreframe_client import _types as words
+from foreframe_engines import EnsembleStatistics, NoisePlan
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
 from foreframe_server.app import create_app
 from foreframe_server.settings import Settings
@@ -118,12 +119,23 @@ def test_an_ensemble_comes_back_whole():
     assert prediction.timings_ms["total"] > 0
 
 
-@pytest.mark.parametrize(("noise", "ddof"), [("iid", 1), ("antithetic", 0)])
-def test_the_variance_is_that_of_the_members(noise, ddof):
+@pytest.mark.parametrize("noise", ["iid", "antithetic"])
+def test_the_variance_is_that_of_the_members(noise):
     prediction = predict(ensemble=4, members=True, noise=noise)
-    expected = (prediction.members / 255.0).var(axis=0, ddof=ddof).mean(axis=-1)
+    statistics = EnsembleStatistics.of(prediction.members)
+    expected = statistics.variance(NoisePlan(noise))
     np.testing.assert_allclose(prediction.variance, expected, atol=1e-6)
     np.testing.assert_allclose(prediction.spread_per_frame, np.sqrt(expected.mean(axis=(1, 2))), atol=1e-5)
+    assert prediction.standard_error == pytest.approx(statistics.standard_error(NoisePlan(noise)), rel=1e-4)
+    assert (prediction.correlation is None) == (noise == "iid")
+    assert prediction.effective_members is not None
+
+
+def test_a_tolerance_ends_an_ensemble_early_without_degrading_it():
+    prediction = predict(ensemble=32, noise="iid", tolerance=0.5)
+    assert prediction.num_members == 2
+    assert prediction.standard_error <= 0.5
+    assert prediction.degraded is None
 
 
 def test_one_member_has_no_variance_and_the_server_says_so():

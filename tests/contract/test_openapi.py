@@ -110,6 +110,15 @@ def test_predictions_take_and_give_what_the_wire_says(document):
 
     assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"}
     assert set(operation["responses"]["200"]["content"]) == {
-        "application/json", "application/msgpack", "video/mp4", "image/png", "image/webp",
+        "application/json", "application/msgpack", "video/mp4", "image/png", "image/webp", "text/event-stream",
     }  # fmt: skip
     assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}
+
+
+def test_every_event_of_a_stream_is_described(document):
+    operation = document["paths"]["/v1/predictions"]["post"]
+    words = operation["responses"]["200"]["content"]["text/event-stream"]["schema"]["description"]
+    named = set(re.findall(r"\((\w+)\)", words))
+
+    assert named == {"AcceptedEvent", "EstimateEvent", "UpdateEvent", "PredictionReply", "Problem"}
+    assert named <= set(document["components"]["schemas"])

@@ -1,14 +1,10 @@
-"""The server's core on a toy engine: queries, calls, a running worker, a gate that holds the device, a Redis."""
+"""The server's core on a toy engine: queries, calls, a running worker, a gate that holds the device."""
 
 import contextlib
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +14,7 @@ from foreframe_engines import EnsembleSpec, NoisePlan, Priority, Query, Reducer,
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine
 from foreframe_server.cache import ResultCache
 from foreframe_server.calls import CachePolicy, Call, OnDeadline
+from foreframe_server.cost_model import CostModel
 from foreframe_server.metrics import Metrics
 from foreframe_server.scheduler import Scheduler
 from foreframe_server.service import PredictionService
@@ -77,16 +74,25 @@ class Core:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
+def make_scheduler(contract, max_pending_s=600.0):
+    """A scheduler whose forwards are as large as the contract allows, whatever the machine measures."""
+    return Scheduler(CostModel(contract.buckets, max_rows=contract.buckets[-1]), max_pending_s=max_pending_s)
+
+
 @contextlib.asynccontextmanager
-async def run_core(engine=None, *, max_pending_rows=4096, redis=None, clock=time.monotonic) -> AsyncIterator[Core]:
+async def run_core(
+    engine=None, *, max_pending_s=600.0, row_s=None, redis=None, clock=time.monotonic
+) -> AsyncIterator[Core]:
     engine = engine or ToyRolloutEngine()
     metrics = Metrics()
-    scheduler = Scheduler(max_rows=engine.contract.buckets[-1], max_pending_rows=max_pending_rows)
+    scheduler = make_scheduler(engine.contract, max_pending_s)
     worker = EngineWorker(engine, scheduler, metrics, clock)
     cache = ResultCache(metrics, redis=redis and redis(metrics))
     service = PredictionService(worker, cache, metrics, engine, engine_fingerprint="toy cpu", clock=clock)
     worker.start()
     await worker.warm_up()
+    if row_s is not None:
+        scheduler.cost.fit({rows: row_s * rows for rows in engine.contract.buckets})
     engine.calls.clear()
     engine.step_rows.clear()
     try:
@@ -177,33 +183,6 @@ def build_call(
     return Call("test", received_s, deadline_s, on_deadline, cache, is_disconnected, priority)
 
 
-def find_redis_server() -> str:
-    """Find the machine's Redis server, or the one that comes with the test extras."""
-    beside = Path(sys.executable).with_name("redis-server")
-    found = shutil.which("redis-server") or (str(beside) if beside.exists() else None)
-    return found or pytest.skip("no redis-server is installed")
-
-
-class RedisProcess:
-    """A Redis of the test's own on a free port, without root and without a file outside its folder."""
-
-    def __init__(self, folder: Path):
-        self.socket = folder / "redis.sock"
-        self.url = f"unix://{self.socket}"
-        self.process = subprocess.Popen(
-            [find_redis_server(), "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert any("eady to accept connections" in line for line in self.process.stdout)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
 @pytest.fixture(autouse=True)
 def logs():
     with structlog.testing.capture_logs() as entries:
@@ -245,11 +224,3 @@ def gate() -> Iterator[Gate]:
 @pytest.fixture
 def fake_clock():
     return FakeClock()
-
-
-@pytest.fixture
-def redis_server(tmp_path):
-    redis = RedisProcess(tmp_path)
-    yield redis
-    if redis.process.poll() is None:
-        redis.kill()

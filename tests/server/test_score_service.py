@@ -31,6 +31,7 @@ from foreframe_engines.testing import (
     toy_tokens,
 )
 from foreframe_engines.types import StepRow
+from foreframe_server.cost_model import CostModel
 from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import DeadlineExceeded, ModelFault, Overloaded, TooExpensive, UnknownModel
 from foreframe_server.metrics import Metrics
@@ -75,14 +76,17 @@ class Core:
 
 
 @contextlib.asynccontextmanager
-async def run_scores(rollout=None, likelihood=None, *, clock=time.monotonic, max_jobs=8, max_pending_rows=4096):
+async def run_scores(rollout=None, likelihood=None, *, clock=time.monotonic, max_jobs=8, max_pending_rows=None):
     rollout, likelihood = rollout or ToyRolloutEngine(CONTRACT), likelihood or ToyLikelihoodEngine(CONTRACT)
     metrics = Metrics()
-    scheduler = Scheduler(max_rows=CONTRACT.buckets[-1], max_pending_rows=max_pending_rows)
+    cost = CostModel(CONTRACT.buckets, max_rows=CONTRACT.buckets[-1])
+    scheduler = Scheduler(cost, max_pending_s=max_pending_rows or 600)
     worker = EngineWorker(rollout, scheduler, metrics, clock)
     reader = TokenReader(likelihood, worker, metrics, clock=clock)
     worker.start()
     await worker.warm_up()
+    if max_pending_rows is not None:
+        cost.fit({rows: float(rows) for rows in CONTRACT.buckets})
     await reader.warm_up()
     for engine in (rollout, likelihood):
         engine.calls.clear()

@@ -1,11 +1,13 @@
 import asyncio
+import itertools
+import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from foreframe_engines import OnDeadline, Priority
+from foreframe_engines import EnsembleStatistics, NoisePlan, OnDeadline, Priority, Reducer, converged_size
 from foreframe_engines.sampling import sample
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
 from foreframe_server.cache import RedisTier, connect_redis
@@ -14,6 +16,7 @@ from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import (
     CapabilityMissing,
     DeadlineExceeded,
+    DeadlineUnmeetable,
     ModelFault,
     Superseded,
     UnknownModel,
@@ -193,7 +196,9 @@ def test_a_client_that_hangs_up_frees_the_queue(running, make_query, make_call, 
 
 
 @pytest.mark.parametrize("on_deadline", [OnDeadline.DEGRADE, OnDeadline.PARTIAL])
-def test_an_answer_cut_short_says_so_and_is_not_stored(running, make_query, make_call, fake_clock, on_deadline):
+def test_an_answer_cut_short_says_so_and_the_next_one_goes_on_from_it(
+    running, make_query, make_call, fake_clock, on_deadline
+):
     query = make_query(size=32, steps=2)
 
     async def scenario():
@@ -202,10 +207,11 @@ def test_an_answer_cut_short_says_so_and_is_not_stored(running, make_query, make
             call = make_call(deadline_s=fake_clock.now + 3, on_deadline=on_deadline)
             cut = await core.service.predict(query, call)
             assert (cut.degraded.members, cut.prediction.num_members) == (16, 16)
-            assert not cut.deadline_met
+            assert cut.deadline_met
             assert core.count("foreframe_deadline_total", outcome="degraded") == 1
             whole = await core.service.predict(query, make_call())
-            assert (whole.cache, whole.prediction.num_members) == (CacheResult.MISS, 32)
+            assert (whole.cache, whole.from_cache, whole.prediction.num_members) == (CacheResult.PARTIAL, 16, 32)
+            assert same(whole.prediction, sample(ToyRolloutEngine(), query))
 
     asyncio.run(scenario())
 
@@ -259,16 +265,176 @@ def test_riders_of_one_flight_leave_at_their_own_deadlines(running, make_query, 
             )
             with pytest.raises(DeadlineExceeded):
                 await refused
-            await until(lambda: len(core.worker._commands) == 1)
+            await until(leader.done)
             gate.open()
             early, whole = await leader, await patient
-            assert 4 <= early.prediction.num_members == early.degraded.members < 12
-            assert not early.deadline_met
+            assert early.prediction.num_members == early.degraded.members == 4
             assert (whole.prediction.num_members, whole.degraded) == (12, None)
             assert whole.cache is CacheResult.JOINED
             assert core.engine.calls["condition"] == 1
 
     asyncio.run(scenario())
+
+
+def test_a_larger_ensemble_goes_on_from_the_members_that_are_kept(running, make_query, make_call):
+    async def scenario():
+        async with running() as core:
+            await core.service.predict(make_query(size=12), make_call())
+            core.engine.step_rows.clear()
+            grown = await core.service.predict(make_query(size=20), make_call())
+            assert (grown.cache, grown.from_cache) == (CacheResult.PARTIAL, 12)
+            assert sum(core.engine.step_rows) == 8 * 4
+            assert same(grown.prediction, sample(ToyRolloutEngine(), make_query(size=20)))
+            core.engine.step_rows.clear()
+            for size, reducer in ((20, Reducer.MEAN), (7, Reducer.MEDIAN), (20, Reducer.MEDOID)):
+                query = make_query(size=size, reducer=reducer)
+                again = await core.service.predict(query, make_call())
+                assert (again.cache, again.from_cache) == (CacheResult.HIT, size)
+                assert same(again.prediction, sample(ToyRolloutEngine(), query))
+            assert core.engine.step_rows == []
+
+    asyncio.run(scenario())
+
+
+def test_a_larger_rider_grows_the_flight_and_the_smaller_one_leaves_first(running, make_query, make_call, gate):
+    engine = ToyRolloutEngine(toy_contract(buckets=(1, 2)), step_hook=gate)
+
+    async def scenario():
+        async with running(engine) as core:
+            gate.close()
+            small = asyncio.create_task(core.service.predict(make_query(size=2, steps=2), make_call()))
+            await held(gate)
+            large = asyncio.create_task(core.service.predict(make_query(size=6, steps=2), make_call()))
+            (flight,) = core.service._flights.values()
+            await until(lambda: flight.num_riders == 2)
+            gate.close(after=1)
+            gate.open()
+            await small
+            gate.open()
+            assert same((await small).prediction, sample(ToyRolloutEngine(), make_query(size=2, steps=2)))
+            assert same((await large).prediction, sample(ToyRolloutEngine(), make_query(size=6, steps=2)))
+            assert (await large).cache is CacheResult.JOINED
+            assert core.engine.step_rows == [2] * 6
+            assert core.engine.calls["condition"] == 1
+
+    asyncio.run(scenario())
+
+
+class TestTolerance:
+    """An ensemble that may stop early stops at the same member whatever the load, and is not called degraded."""
+
+    @staticmethod
+    def tolerant(make_query, tolerance, size=32):
+        query = make_query(size=size, noise=NoisePlan.IID)
+        return replace(query, ensemble=replace(query.ensemble, tolerance=tolerance))
+
+    def expected(self, make_query, tolerance):
+        query = self.tolerant(make_query, tolerance)
+        return converged_size(sample(ToyRolloutEngine(), query).members, query.ensemble)
+
+    def a_tolerance(self, make_query, count=6):
+        """One that is met first by about so many members."""
+        members = sample(ToyRolloutEngine(), self.tolerant(make_query, None)).members
+        return EnsembleStatistics.of(members[:count]).standard_error(NoisePlan.IID) * 1.0001
+
+    @pytest.mark.parametrize("max_rows", [1, 2, 16])
+    def test_it_stops_at_the_first_prefix_that_is_exact_enough(self, running, make_query, make_call, max_rows):
+        tolerance = self.a_tolerance(make_query)
+        buckets = tuple(size for size in (1, 2, 4, 8, 16) if size <= max_rows)
+
+        async def scenario():
+            async with running(ToyRolloutEngine(toy_contract(buckets=buckets))) as core:
+                answer = await core.service.predict(self.tolerant(make_query, tolerance), make_call())
+                await until(lambda: core.worker.num_jobs == 0)
+                again = await core.service.predict(self.tolerant(make_query, tolerance), make_call())
+                assert again.cache is CacheResult.HIT
+                assert same(again.prediction, answer.prediction)
+                return answer
+
+        answer = asyncio.run(scenario())
+        assert answer.degraded is None
+        assert answer.prediction.num_members == self.expected(make_query, tolerance) < 32
+        assert answer.prediction.standard_error <= tolerance
+
+    def test_one_that_is_never_exact_enough_gets_all_members(self, running, make_query, make_call):
+        async def scenario():
+            async with running() as core:
+                return await core.service.predict(self.tolerant(make_query, 1e-9, size=9), make_call())
+
+        answer = asyncio.run(scenario())
+        assert (answer.prediction.num_members, answer.degraded) == (9, None)
+
+
+class TestTooLittleTime:
+    """Every step takes a second of the fake clock."""
+
+    async def predict(self, running, query, call, fake_clock, pace_s=1.0):
+        engine = ToyRolloutEngine(step_hook=lambda rows: tick(fake_clock))
+        async with running(engine, clock=fake_clock) as core:
+            answer = await core.service.predict(query, call())
+            whole = await core.service.predict(query, replace(call(), deadline_s=None))
+            assert (whole.cache, whole.degraded) == (CacheResult.MISS, None)
+            return answer
+
+    def test_fewer_steps_are_taken_and_said_and_never_stored(self, running, make_query, make_call, fake_clock):
+        query = make_query(size=2, steps=8)
+        answer = asyncio.run(
+            self.predict(running, query, lambda: make_call(deadline_s=fake_clock.now + 5.0), fake_clock)
+        )
+        assert (answer.degraded.members, answer.degraded.steps) == (2, 4)
+        shorter = make_query(size=2, steps=4)
+        assert same(answer.prediction, sample(ToyRolloutEngine(), shorter))
+        assert answer.deadline_met
+
+    def test_a_deadline_that_not_even_an_idle_server_meets_is_refused_before_anything_runs(
+        self, running, make_query, make_call, fake_clock
+    ):
+        async def scenario():
+            engine = ToyRolloutEngine(step_hook=lambda rows: tick(fake_clock))
+            async with running(engine, clock=fake_clock) as core:
+                for on_deadline, budget_s in (
+                    (OnDeadline.DEGRADE, 0.5),
+                    (OnDeadline.PARTIAL, 2.0),
+                    (OnDeadline.FAIL, 2.0),
+                ):
+                    call = make_call(deadline_s=fake_clock.now + budget_s, on_deadline=on_deadline)
+                    with pytest.raises(DeadlineUnmeetable):
+                        await core.service.predict(make_query(steps=4), call)
+                assert core.engine.calls["encode"] == 0
+                assert core.count("foreframe_rejected_total", reason="deadline_unmeetable") == 3
+
+        asyncio.run(scenario())
+
+
+def test_a_watcher_hears_of_an_estimate_and_then_of_more_and_more_members(running, make_query, make_call):
+    heard, is_heard, is_warm, num_steps = [], threading.Semaphore(0), threading.Event(), itertools.count(1)
+
+    def watch(progress):
+        heard.append(progress)
+        is_heard.release()
+
+    def wait_for_the_watcher(rows):
+        # Two members a forward, four steps each: news comes after the first step and after each pair.
+        if is_warm.is_set() and next(num_steps) in (2, 5, 9):
+            assert is_heard.acquire(timeout=PATIENCE_S)
+
+    async def scenario():
+        engine = ToyRolloutEngine(toy_contract(buckets=(1, 2)), step_hook=wait_for_the_watcher)
+        async with running(engine) as core:
+            is_warm.set()
+            return await core.service.predict(make_query(size=6), make_call(), watch)
+
+    answer = asyncio.run(scenario())
+    assert [(progress.is_estimate, progress.prediction.num_members) for progress in heard] == [
+        (True, 1),
+        (False, 2),
+        (False, 4),
+    ]
+    whole = sample(ToyRolloutEngine(), make_query(size=6))
+    for progress in heard[1:]:
+        part = make_query(size=progress.prediction.num_members)
+        assert progress.prediction.frames.tobytes() == sample(ToyRolloutEngine(), part).frames.tobytes()
+    assert same(answer.prediction, whole)
 
 
 def test_a_newer_query_of_a_stream_supersedes_only_its_own_stream(running, make_query, make_call, gate):
@@ -346,6 +512,26 @@ def test_replicas_share_answers_through_redis(running, redis_server, make_query,
                 assert second.cache is CacheResult.HIT
                 assert same(first.prediction, second.prediction)
                 assert other.engine.calls["encode"] == 0
+
+    asyncio.run(scenario())
+
+
+def test_replicas_that_are_asked_at_the_same_time_compute_once(running, redis_server, make_query, make_call, gate):
+    def tier(metrics):
+        return RedisTier(connect_redis(redis_server.url, 5.0), metrics, secret=b"s" * 32, timeout_s=5.0)
+
+    async def scenario():
+        async with running(ToyRolloutEngine(step_hook=gate), redis=tier) as one, running(redis=tier) as other:
+            gate.close()
+            first = asyncio.create_task(one.service.predict(make_query(size=4), make_call()))
+            await held(gate)
+            others = [asyncio.create_task(other.service.predict(make_query(size=4), make_call())) for _ in range(20)]
+            await until(lambda: other.count("foreframe_cache_events_total", tier="redis", result="awaited") >= 1)
+            gate.open()
+            answers = await asyncio.gather(first, *others)
+            assert other.engine.calls["condition"] == 0
+            assert {answer.cache for answer in answers[1:]} <= {CacheResult.HIT, CacheResult.JOINED}
+            assert all(same(answer.prediction, answers[0].prediction) for answer in answers)
 
     asyncio.run(scenario())
 

@@ -8,8 +8,10 @@ import pytest
 
 from foreframe_engines import ModelFault as EngineFault
 from foreframe_engines import NoisePlan, OnDeadline, Query, Reducer, Strategy
+from foreframe_engines.ensemble import summarise
 from foreframe_engines.sampling import sample
 from foreframe_engines.testing import LeakyToyEngine, ToyRolloutEngine, toy_contract
+from foreframe_server.cost_model import CostModel
 from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, Overloaded, Superseded, TooExpensive
 from foreframe_server.metrics import Metrics
 from foreframe_server.scheduler import Scheduler
@@ -25,6 +27,10 @@ def same_bytes(one, other):
         and one.variance.tobytes() == other.variance.tobytes()
         and one.spread_per_frame == other.spread_per_frame
     )
+
+
+def predicted(result, query):
+    return summarise(np.stack(result.members), query.frame_indices, query.sampling, query.ensemble)
 
 
 def poisoned(query: Query) -> Query:
@@ -109,7 +115,8 @@ async def predict_in_a_mix(running, engine, gate, queries, call):
         gate.close()
         tickets = [core.worker.admit(query, call) for query in queries]
         gate.open()
-        return [(await core.worker.wait(ticket)).prediction for ticket in tickets]
+        results = [await core.worker.wait(ticket) for ticket in tickets]
+        return [predicted(result, query) for result, query in zip(results, queries, strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -149,7 +156,7 @@ def test_context_is_encoded_once_and_conditioned_once_a_job(running, make_query,
                 await core.worker.submit(make_query(seed, content=7, size=20), make_call())
             assert core.engine.calls["encode"] == 1
             assert core.engine.calls["condition"] == 2
-            assert core.engine.calls["decode"] == 2
+            assert core.engine.calls["decode"] == 4
 
     asyncio.run(scenario())
 
@@ -158,11 +165,11 @@ def test_only_the_frames_asked_for_come_back_with_every_stage_timed(running, mak
     async def scenario():
         async with running() as core:
             result = await core.worker.submit(make_query(1, size=2, frame_indices=(3, 5)), make_call())
-            assert result.prediction.members.shape == (2, 2, 8, 8, 3)
-            assert result.degraded is None
+            assert np.stack(result.members).shape == (2, 2, 8, 8, 3)
+            assert (result.steps, result.is_estimate) == (4, False)
             timings = result.timings
             stages = (timings.queue, timings.encode, timings.condition, timings.denoise, timings.latent_decode)
-            assert all(stage > 0 for stage in (*stages, timings.reduce))
+            assert all(stage > 0 for stage in stages)
             assert timings.step_batch_mean == 2
 
     asyncio.run(scenario())
@@ -215,7 +222,7 @@ def test_a_failing_request_takes_no_neighbour_with_it(running, make_query, make_
     assert isinstance(bad, ModelFault)
     reference = ToyRolloutEngine()
     for result, query in ((first, queries[0]), (third, queries[2]), (after, queries[0])):
-        assert same_bytes(result.prediction, sample(reference, query))
+        assert same_bytes(predicted(result, query), sample(reference, query))
 
 
 @pytest.mark.parametrize("stage", ["condition", "decode"])
@@ -244,32 +251,103 @@ def test_a_job_out_of_time_returns_its_whole_members(running, make_query, make_c
         async with running(engine, clock=fake_clock) as core:
             call = make_call(deadline_s=fake_clock.now + 3, on_deadline=on_deadline)
             result = await core.worker.submit(query, call)
-            assert core.engine.step_rows == [16, 16, 16]
+            assert core.engine.step_rows == [16, 16]  # a third would be late
             return result
 
     result = asyncio.run(scenario())
     whole = sample(ToyRolloutEngine(), query)
-    assert result.prediction.members.tobytes() == whole.members[:16].tobytes()
-    assert (result.degraded.members, result.degraded.steps, result.degraded.reason) == (16, 2, "deadline")
-    assert result.prediction.ensemble.size == 32
+    assert np.stack(result.members).tobytes() == whole.members[:16].tobytes()
+    assert (len(result.latents), result.steps, result.is_estimate) == (16, 2, False)
 
 
-@pytest.mark.parametrize(("on_deadline", "steps"), [(OnDeadline.FAIL, 2), (OnDeadline.DEGRADE, 9)])
-def test_a_job_out_of_time_with_nothing_to_return_fails(running, make_query, make_call, fake_clock, on_deadline, steps):
+def test_a_job_without_time_for_its_steps_takes_fewer(running, make_query, make_call, fake_clock):
+    query = make_query(size=4, steps=9)
+
     async def scenario():
         engine = ToyRolloutEngine(step_hook=lambda rows: tick(fake_clock, rows))
         async with running(engine, clock=fake_clock) as core:
+            return await core.worker.submit(query, make_call(deadline_s=fake_clock.now + 3.5))
+
+    result = asyncio.run(scenario())
+    shorter = replace(query, sampling=replace(query.sampling, steps=3))
+    assert (result.steps, result.is_estimate) == (3, False)
+    assert same_bytes(predicted(result, shorter), sample(ToyRolloutEngine(), shorter))
+
+
+def test_a_job_cut_before_a_member_is_whole_returns_where_its_first_was_heading(
+    running, make_query, make_call, fake_clock
+):
+    query = make_query(size=4, steps=4)
+    pace_s = [1.0]
+
+    def take(rows):
+        fake_clock.now += pace_s[0]
+
+    async def scenario():
+        async with running(ToyRolloutEngine(step_hook=take), clock=fake_clock) as core:
+            pace_s[0] = 5.0
+            return await core.worker.submit(query, make_call(deadline_s=fake_clock.now + 4.5))
+
+    result = asyncio.run(scenario())
+    assert (result.steps, result.is_estimate, len(result.members)) == (1, True, 1)
+    mean = sample(ToyRolloutEngine(), replace(make_query(strategy=Strategy.POSTERIOR_MEAN)))
+    assert np.abs(result.members[0].astype(int) - mean.members[0]).max() <= 1
+
+
+@pytest.mark.parametrize("need", [(OnDeadline.FAIL, 2), (OnDeadline.PARTIAL, 4)], ids=["fail", "partial"])
+@pytest.mark.parametrize("pace", [(0.79, 3), (1.0, 1), (5.0, 1)], ids=["a little late", "as predicted", "stalled"])
+def test_a_job_that_must_be_whole_fails_as_soon_as_it_cannot_be(running, make_query, make_call, fake_clock, need, pace):
+    (on_deadline, steps), (forward_s, num_forwards), taken_s = need, pace, [1.0]
+
+    def take(rows):
+        fake_clock.now += taken_s[0]
+
+    async def scenario():
+        async with running(ToyRolloutEngine(step_hook=take), clock=fake_clock) as core:
+            taken_s[0] = forward_s
+            # Predicted are four forwards of a second: three seconds leave some hope, at first.
             call = make_call(deadline_s=fake_clock.now + 3, on_deadline=on_deadline)
             with pytest.raises(DeadlineExceeded):
                 await core.worker.submit(make_query(size=32, steps=steps), call)
-            assert len(core.engine.step_rows) == 3
+            assert len(core.engine.step_rows) == num_forwards
 
     asyncio.run(scenario())
 
 
+async def plan_beside(running, make_query, make_call, gate, fake_clock, other_deadline_s):
+    """Return how many steps a job plans whose 8.6 s are shared with one of 4 steps, at a second a forward."""
+
+    def take(rows):
+        gate(rows)
+        fake_clock.now += 1.0
+
+    engine = ToyRolloutEngine(toy_contract(buckets=(1, 2)), step_hook=take)
+    async with running(engine, clock=fake_clock) as core:
+        gate.close()
+        blocker = core.worker.admit(make_query(steps=1), make_call())
+        assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
+        begins_s = fake_clock.now + 1
+        terms = make_call(deadline_s=begins_s + other_deadline_s, on_deadline=OnDeadline.PARTIAL)
+        other = core.worker.admit(make_query(1, steps=4), terms)
+        mine = core.worker.admit(make_query(2, steps=9), make_call(deadline_s=begins_s + 8.6))
+        gate.open()
+        await core.worker.wait(blocker)
+        assert (await core.worker.wait(other)).steps == 4
+        result = await core.worker.wait(mine)
+        assert not result.is_estimate
+        return result.steps
+
+
+def test_a_job_plans_fewer_steps_beside_one_that_is_due_before_it(running, make_query, make_call, gate, fake_clock):
+    # The other needs two seconds of the device: each of its 4 steps has half a forward.
+    for other_deadline_s, steps in ((6.0, 6), (9.0, 8)):
+        plan = plan_beside(running, make_query, make_call, gate, fake_clock, other_deadline_s)
+        assert asyncio.run(plan) == steps
+
+
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(running, make_query, make_call, gate):
     async def scenario():
-        async with running(ToyRolloutEngine(step_hook=gate), max_pending_rows=10) as core:
+        async with running(ToyRolloutEngine(step_hook=gate), max_pending_s=10.5, row_s=1.0) as core:
             gate.close()
             admitted = core.worker.admit(make_query(1, size=2, steps=5), make_call())
             with pytest.raises(Overloaded) as refusal:
@@ -296,43 +374,77 @@ def test_the_newest_of_a_stream_wins_whatever_the_order_of_arrival(running, make
             oldest, newest, middle = await asyncio.gather(*map(core.worker.wait, tickets), return_exceptions=True)
             assert isinstance(oldest, Superseded)
             assert isinstance(middle, Superseded)
-            assert newest.prediction.sampling.seed == 3
+            assert same_bytes(predicted(newest, make_query(3)), sample(ToyRolloutEngine(), make_query(3)))
             assert core.count("foreframe_superseded_total") == 2
 
     asyncio.run(scenario())
 
 
-def test_a_snapshot_shows_the_whole_members_and_the_job_goes_on(running, make_query, make_call, gate):
-    async def scenario():
-        async with running(ToyRolloutEngine(toy_contract(buckets=(1, 2, 4)), step_hook=gate)) as core:
-            gate.close(after=1)
-            query = make_query(size=12, steps=1)
-            ticket = core.worker.admit(query, make_call())
-            assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
-            snapshot = asyncio.create_task(core.worker.snapshot(ticket))
-            asyncio.get_running_loop().call_soon(gate.open)
-            early, whole = await snapshot, await core.worker.wait(ticket)
-            assert early.prediction.num_members == early.degraded.members
-            assert 4 <= early.prediction.num_members < 12
-            assert whole.prediction.num_members == 12
-            assert (
-                early.prediction.members.tobytes() == whole.prediction.members[: early.prediction.num_members].tobytes()
-            )
+class Notes:
+    """A listener that writes everything down."""
 
-    asyncio.run(scenario())
+    wants_estimate = True
+
+    def __init__(self):
+        self.members, self.estimates = [], []
+
+    def on_members(self, frames):
+        assert frames
+        self.members += frames
+
+    def on_estimate(self, frames):
+        self.estimates.append((frames, len(self.members)))
+
+
+def test_a_listener_hears_of_the_first_estimate_and_of_every_member_in_order(running, make_query, make_call):
+    query, notes = make_query(size=12, steps=3), Notes()
+
+    async def scenario():
+        async with running(ToyRolloutEngine(toy_contract(buckets=(1, 2, 4)))) as core:
+            ticket = core.worker.admit(query, make_call(), listener=notes)
+            result = await core.worker.wait(ticket)
+            assert core.engine.step_rows == [4] * 9
+            return result
+
+    result = asyncio.run(scenario())
+    whole = sample(ToyRolloutEngine(), query)
+    assert np.stack(notes.members).tobytes() == np.stack(result.members).tobytes() == whole.members.tobytes()
+    ((estimate, num_members_before),) = notes.estimates
+    assert num_members_before == 0
+    mean = sample(ToyRolloutEngine(), make_query(strategy=Strategy.POSTERIOR_MEAN))
+    assert np.abs(estimate.astype(int) - mean.members[0]).max() <= 1
+
+
+def test_a_job_grows_while_it_runs_and_starts_where_known_members_end(running, make_query, make_call, gate):
+    async def scenario():
+        async with running(ToyRolloutEngine(step_hook=gate)) as core:
+            gate.close()
+            ticket = core.worker.admit(make_query(size=3, steps=2), make_call(), first_member=2)
+            assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
+            assert core.worker.grow(ticket, 6)
+            gate.open()
+            result = await core.worker.wait(ticket)
+            assert not core.worker.grow(ticket, 9)
+            return result
+
+    result = asyncio.run(scenario())
+    whole = sample(ToyRolloutEngine(), make_query(size=6, steps=2))
+    assert np.stack(result.members).tobytes() == whole.members[2:].tobytes()
 
 
 def test_warm_up_steps_every_bucket_and_only_then_is_the_worker_ready(running, make_query, make_call):
     async def scenario():
         engine = ToyRolloutEngine()
-        worker = EngineWorker(engine, Scheduler(max_rows=16, max_pending_rows=64), Metrics())
+        scheduler = Scheduler(CostModel(engine.contract.buckets), max_pending_s=64.0)
+        worker = EngineWorker(engine, scheduler, Metrics())
         worker.start()
         assert not worker.is_ready
         with pytest.raises(NotReady):
             worker.admit(make_query(), make_call())
         await worker.warm_up()
         assert worker.is_ready
-        assert engine.step_rows == [1, 2, 4, 8, 16, 16]
+        assert set(engine.step_rows) >= {1, 2, 4, 8, 16}
+        assert all(scheduler.cost.step_s(rows) > 0 for rows in range(1, scheduler.cost.max_rows + 1))
         await worker.stop(0.0)
         assert not worker.is_ready
         with pytest.raises(NotReady):
@@ -351,7 +463,7 @@ def test_stop_lets_admitted_jobs_end_and_takes_no_more(running, make_query, make
             with pytest.raises(NotReady):
                 core.worker.admit(make_query(1), make_call())
             gate.open()
-            assert (await core.worker.wait(ticket)).prediction.num_members == 4
+            assert len((await core.worker.wait(ticket)).members) == 4
             await stop
             assert core.engine.is_closed
 

@@ -9,6 +9,14 @@ from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.likelihoods import AskedLikelihood, decode_likelihood, encode_likelihood
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media, read_accept, read_content_type
 from foreframe_server.codec.observations import AskedObservation, decode_observation
+from foreframe_server.codec.progress import (
+    KEEP_ALIVE,
+    decode_streamed,
+    encode_accepted,
+    encode_estimate,
+    encode_update,
+    write_event,
+)
 from foreframe_server.codec.query import Asked, ReplyOptions, decode_prediction, decode_state_check
 from foreframe_server.codec.reply import EncodedReply, encode_prediction
 from foreframe_server.codec.score_reply import encode_scores
@@ -16,6 +24,7 @@ from foreframe_server.codec.scores import AskedScores, decode_scores
 
 __all__ = [
     "DOCUMENT_MEDIA",
+    "KEEP_ALIVE",
     "Asked",
     "AskedLikelihood",
     "AskedObservation",
@@ -30,10 +39,15 @@ __all__ = [
     "decode_prediction",
     "decode_scores",
     "decode_state_check",
+    "decode_streamed",
+    "encode_accepted",
+    "encode_estimate",
     "encode_likelihood",
     "encode_prediction",
     "encode_scores",
+    "encode_update",
     "read_accept",
     "read_content_type",
     "write_document",
+    "write_event",
 ]

@@ -14,6 +14,7 @@ class Media(StrEnum):
     MP4 = "video/mp4"
     PNG = "image/png"
     WEBP = "image/webp"
+    EVENTS = "text/event-stream"
 
 
 REQUEST_MEDIA = (Media.JSON, Media.MSGPACK)

@@ -148,7 +148,9 @@ def read_ensemble(asked: EnsembleRequest, strategy: Strategy, contract: Contract
         raise _refusal("/ensemble/size", "posterior_mean takes no ensemble", "1")
     if asked.size > limit:
         raise _refusal("/ensemble/size", "is more than this model takes", f"1..{limit}")
-    return EnsembleSpec(asked.size, asked.reducer, asked.noise)
+    if asked.tolerance is not None and asked.reducer is not Reducer.MEAN:
+        raise _refusal("/ensemble/tolerance", "is the mean's standard error", "reducer mean")
+    return EnsembleSpec(asked.size, asked.reducer, asked.noise, asked.tolerance)
 
 
 def _reply_options(request: PredictionRequest, accepted: Media) -> ReplyOptions:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from foreframe_engines import Contract, Prediction
-from foreframe_server.calls import Answer, CacheResult, Call, Timings
+from foreframe_server.calls import Answer, Call, Timings
 from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
 from foreframe_server.codec.pictures import encode_jpeg, encode_png, encode_webp
@@ -92,7 +92,7 @@ def _build(asked: Asked, answer: Answer, contract: Contract, request_id: str) ->
         id=request_id,
         model=contract.model,
         revision=contract.revision,
-        frames=_frames(prediction, contract.fps, encoding),
+        frames=write_frames(prediction, contract.fps, encoding),
         video=_video(prediction, contract.fps) if encoding is PictureEncoding.MP4 else None,
         members=_members(prediction.members, encoding) if asked.reply.has_members else None,
         uncertainty=uncertainty,
@@ -115,7 +115,8 @@ def _timings(timings: Timings) -> TimingsReply:
     return TimingsReply(cold=timings.cold, **rounded)
 
 
-def _frames(prediction: Prediction, fps: float, encoding: PictureEncoding) -> list[PredictedFrame]:
+def write_frames(prediction: Prediction, fps: float, encoding: PictureEncoding) -> list[PredictedFrame]:
+    """Write every frame as it was asked for; with mp4 only its place and time."""
     has_images = encoding is not PictureEncoding.MP4
     return [
         PredictedFrame(index=index, t_s=index / fps, image=write_picture(frame, encoding) if has_images else None)
@@ -160,9 +161,12 @@ def _ensemble(asked: Asked, answer: Answer) -> EnsembleReply:
     return EnsembleReply(
         requested=query.ensemble.size,
         members=prediction.num_members,
-        from_cache=prediction.num_members if answer.cache is CacheResult.HIT else 0,
-        steps=answer.degraded.steps if answer.degraded else prediction.sampling.steps,
+        from_cache=answer.from_cache,
+        steps=prediction.sampling.steps,
         strategy=prediction.sampling.strategy,
         reducer=query.ensemble.reducer,
         noise=query.ensemble.noise,
+        correlation=prediction.correlation,
+        effective_members=prediction.effective_members,
+        standard_error=prediction.standard_error,
     )

@@ -196,6 +196,8 @@ def _build_query(
     horizon = len(candidates[0].rows)
     sampling = read_sampling(request.sampling, contract)
     ensemble = read_ensemble(request.ensemble, sampling.strategy, contract)
+    if ensemble.tolerance is not None:
+        raise refusal("/ensemble/tolerance", "would give candidates unequal ensembles", "no tolerance")
     reader = TermReader(contract, ensemble, horizon)
     return ScoreQuery(
         model=contract.model,

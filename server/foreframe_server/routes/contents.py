@@ -9,6 +9,13 @@ from foreframe_server.schemas import PredictionReply
 
 _REFERENCE = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_EVENTS = {
+    "schema": {
+        "type": "string",
+        "description": "Server-sent events, each with one line of JSON: `accepted` (AcceptedEvent), `estimate` "
+        "(EstimateEvent), `update` (UpdateEvent), and last `done` (PredictionReply) or `error` (Problem).",
+    }
+}
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "The request was refused.", "content": {"application/problem+json": {
@@ -30,6 +37,6 @@ def document_reply(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def clip_replies() -> dict[str, Any]:
-    """Describe replies that are a document or pictures alone, by Accept."""
+    """Describe replies that are a document, pictures alone or events, by Accept."""
     pictures = {media.value: _BINARY for media in (Media.MP4, Media.PNG, Media.WEBP)}
-    return {"content": {**document_reply(PredictionReply)["content"], **pictures}}
+    return {"content": {**document_reply(PredictionReply)["content"], **pictures, Media.EVENTS.value: _EVENTS}}

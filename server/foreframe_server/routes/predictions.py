@@ -1,14 +1,20 @@
-"""POST /v1/predictions: bytes in, future frames out. Knows headers and deadlines, and neither pixels nor engines."""
+"""POST /v1/predictions: bytes in, future frames out, at once or event by event. Knows neither pixels nor engines."""
+
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from foreframe_server.codec import Media, decode_prediction, encode_prediction
+from foreframe_engines import Contract
+from foreframe_server.calls import Answer, Call
+from foreframe_server.codec import Asked, EncodedReply, Media, decode_prediction, encode_prediction, read_accept
 from foreframe_server.routes.contents import PROBLEMS, clip_replies, document_body
 from foreframe_server.routes.exchange import exchange
 from foreframe_server.routes.host import host_of
+from foreframe_server.routes.progress import stream_prediction
 from foreframe_server.schemas import PredictionRequest
+from foreframe_server.service import PredictionService
 
 router = APIRouter(tags=["predictions"])
 
@@ -21,13 +27,21 @@ router = APIRouter(tags=["predictions"])
     response_class=Response,
 )
 async def predict(request: Request) -> Response:
-    """Decode, predict, encode; every stage is timed."""
+    """Decode, predict, encode; every stage is timed. `text/event-stream` tells of every improvement on the way."""
     service = host_of(request).open_service()
+    if read_accept(request.headers.get("accept")) is Media.EVENTS:
+        return await stream_prediction(request, service)
     return await exchange(
         request,
         service.contract,
         decode_prediction,
         lambda asked, call: service.predict(asked.query, call),
-        encode_prediction,
+        partial(_encode, service),
         offered=tuple(Media),
     )
+
+
+def _encode(service: PredictionService, asked: Asked, answer: Answer, contract: Contract, call: Call) -> EncodedReply:
+    reply = encode_prediction(asked, answer, contract, call)
+    service.observe_reply((answer.timings.reduce + answer.timings.respond) / 1000)
+    return reply

@@ -55,7 +55,7 @@ def answer_of(asked, members):
         sampling=asked.query.sampling,
         ensemble=asked.query.ensemble,
     )
-    return Answer(prediction, CacheResult.MISS, Timings(), True, None, "bitwise")
+    return Answer(prediction, CacheResult.MISS, 0, Timings(), True, None, "bitwise")
 
 
 def encode(asked, answer):
@@ -423,7 +423,7 @@ class TestReplies:
     def test_headers_say_what_a_picture_cannot(self, toy_request):
         asked = self.asked(toy_request, Media.PNG, future__values=[[9, 0, 0]] * 8)
         answer = answer_of(asked, self.members)
-        short = Answer(answer.prediction, CacheResult.MISS, Timings(), False, Degraded(2, 1, "deadline"), "bitwise")
+        short = Answer(answer.prediction, CacheResult.MISS, 0, Timings(), False, Degraded(2, 1, "deadline"), "bitwise")
 
         headers = encode(asked, short).headers
 

@@ -134,7 +134,13 @@ FIELDS = {
     ),
     "latents": ({"return__latents": True}, 409, "capability_missing", "/return/latents"),
     "guidance": ({"sampling__guidance": 2.0}, 422, "invalid_request", "/sampling/guidance"),
-    "tolerance": ({"ensemble__tolerance": 0.1}, 422, "invalid_request", "/ensemble/tolerance"),
+    "tolerance of nothing": ({"ensemble__tolerance": 0}, 422, "invalid_request", "/ensemble/tolerance"),
+    "tolerance beyond white": ({"ensemble__tolerance": 1.5}, 422, "invalid_request", "/ensemble/tolerance"),
+    "tolerance that is text": ({"ensemble__tolerance": "0.1"}, 422, "invalid_request", "/ensemble/tolerance"),
+    "tolerance that is a boolean": ({"ensemble__tolerance": True}, 422, "invalid_request", "/ensemble/tolerance"),
+    "tolerance of a median": (
+        {"ensemble__tolerance": 0.1, "ensemble__reducer": "median"}, 422, "invalid_request", "/ensemble/tolerance"
+    ),
     "no members": ({"ensemble__size": 0}, 422, "invalid_request", "/ensemble/size"),
     "too many members": ({"ensemble__size": 33}, 422, "invalid_request", "/ensemble/size"),
     "a huge ensemble": ({"ensemble__size": 10**18}, 422, "invalid_request", "/ensemble/size"),

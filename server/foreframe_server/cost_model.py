@@ -1,0 +1,92 @@
+"""What the device's work will take, learned from what it took. Pure: it knows no device, no clock and no job.
+
+Forwards are a table by their number of rows, because hardware is not a line: two lanes take two rows in the time of
+one, a padded bucket costs the same full or not. Estimates move slowly towards a quantile, so one stall changes little.
+"""
+
+from collections.abc import Mapping, Sequence
+
+_QUANTILE = 0.75
+"""Plans that are a little slow keep their deadlines; those at the median would miss every second one."""
+
+_STEP = 0.05
+_ERROR_SMOOTHING = 0.05
+_KNEE_SHARE = 0.9
+
+
+class SlowQuantile:
+    """An estimate that a share `_QUANTILE` of the values seen lies below; 0 before the first."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def observe(self, value: float) -> None:
+        """Move a little towards a value: up far more often than down."""
+        if self.value <= 0:
+            self.value = value
+        else:
+            self.value *= 1 + _STEP * (_QUANTILE - (value < self.value))
+
+
+class CostModel:
+    """Predicted seconds of preparing a job, of forwards of so many rows, and of decoding frames.
+
+    Before anything is observed every prediction is 0. `max_rows` is the most rows of a forward that are worth waiting
+    for: the fewest whose rows a second come within 10 % of the best.
+    """
+
+    def __init__(self, buckets: Sequence[int], *, max_rows: int | None = None) -> None:
+        self._buckets = tuple(buckets)
+        self._fixed_rows = max_rows
+        self._steps: dict[int, SlowQuantile] = {}
+        self._prepare = SlowQuantile()
+        self._frame = SlowQuantile()
+        self.max_rows = max_rows or self._buckets[-1]
+        self.error_ratio = 0.0
+        """Running mean of how far predictions of forwards were off, relative to what they took."""
+
+    @property
+    def prepare_s(self) -> float:
+        """Predicted seconds of encoding and conditioning one job."""
+        return self._prepare.value
+
+    @property
+    def row_s(self) -> float:
+        """Predicted seconds of one row in a forward that is full."""
+        return self.step_s(self.max_rows) / self.max_rows
+
+    def step_s(self, rows: int) -> float:
+        """Predict a forward of so many rows: as it was seen, or as the next larger size that was."""
+        known = [size for size in self._steps if size >= rows]
+        return self._steps[min(known)].value if known else 0.0
+
+    def decode_s(self, frames: int) -> float:
+        """Predict decoding so many frames."""
+        return self._frame.value * frames
+
+    def fit(self, seconds: Mapping[int, float]) -> None:
+        """Start from what a forward of each size took in a warm-up."""
+        for rows, value in seconds.items():
+            self._steps.setdefault(rows, SlowQuantile()).value = value
+        if self._fixed_rows is None:
+            rates = {rows: rows / value for rows, value in seconds.items() if value > 0}
+            best = max(rates.values(), default=0.0)
+            worthwhile = [rows for rows, rate in rates.items() if rate >= _KNEE_SHARE * best]
+            self.max_rows = min(worthwhile, default=self.max_rows)
+
+    def observe_step(self, rows: int, seconds: float) -> None:
+        """Learn from one forward."""
+        predicted = self.step_s(rows)
+        if predicted > 0 and seconds > 0:
+            self.error_ratio += _ERROR_SMOOTHING * (abs(predicted - seconds) / seconds - self.error_ratio)
+        if rows not in self._steps:
+            self._steps[rows] = SlowQuantile()
+        self._steps[rows].observe(seconds)
+
+    def observe_prepare(self, seconds: float) -> None:
+        """Learn from encoding and conditioning one job."""
+        self._prepare.observe(seconds)
+
+    def observe_decode(self, frames: int, seconds: float) -> None:
+        """Learn from decoding so many frames."""
+        self._frame.observe(seconds / frames)
