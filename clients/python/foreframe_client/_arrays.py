@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from typing import Dict, Mapping, Tuple
 
@@ -12,6 +13,7 @@ _DTYPES: Dict[str, np.dtype[np.generic]] = {
     name: dtype for dtype in map(np.dtype, _NUMBERS) for name in (dtype.name, dtype.str, dtype.newbyteorder("<").str)
 }
 """Each by its name and as numpy writes it, little-endian."""
+_JSON_KEYS = {"dtype", "shape", "data"}
 
 
 def pack_array(array: np.ndarray) -> Dict[str, object]:
@@ -34,6 +36,16 @@ def unpack_arrays(value: object) -> object:
     if "__ndarray__" in named:
         return _array(named)
     return {key: unpack_arrays(item) for key, item in named.items()}
+
+
+def array_of_json(fields: Dict[str, object]) -> object:
+    """Return the array that a map of a JSON reply stands for (`dtype`, `shape`, base64 `data`), or the map as it is.
+
+    For `json.loads(object_hook=...)`. The array is a read-only view. Raises ValueError for one that does not add up.
+    """
+    if fields.keys() != _JSON_KEYS or not isinstance(fields["shape"], list):
+        return fields
+    return _array({**fields, "data": memoryview(base64.b64decode(str(fields["data"]), validate=True))})
 
 
 def _array(fields: Mapping[str, object]) -> np.ndarray:

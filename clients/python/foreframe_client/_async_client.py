@@ -6,14 +6,24 @@ import asyncio
 import functools
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Any, AsyncGenerator, Awaitable, Callable, Coroutine, Optional, Type, TypeVar, Union
 
 import httpx
 
 from foreframe_client import _calls as calls
-from foreframe_client._http import failure_of, headers_of, method_signature, reply_of, request_of
+from foreframe_client._errors import TransportError
+from foreframe_client._http import (
+    failure_of,
+    headers_of,
+    is_event_stream,
+    method_signature,
+    present_stream,
+    reply_of,
+    request_of,
+)
+from foreframe_client._progress import Hearing, streamed
 from foreframe_client._retry import RetryPolicy
-from foreframe_client._types import Observation
+from foreframe_client._types import Observation, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -46,6 +56,18 @@ def _holding(
         return AsyncHeldObservation(held.id, held.expires_in_s, held.model, self)
 
     call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+def _streaming(
+    flow: Callable[Concatenate[calls.Session, _P], calls.Flow[_T]],
+) -> Callable[Concatenate[AsyncClient, _P], AsyncGenerator[Union[Progress, _T], None]]:
+    """Make a method that drives a flow to its end and yields what it hears on the way, then the answer."""
+
+    def call(self: AsyncClient, /, *args: _P.args, **kwargs: _P.kwargs) -> AsyncGenerator[Union[Progress, _T], None]:
+        return self._stream(flow(self._session, *args, **kwargs))
+
+    present_stream(call, flow)
     return call
 
 
@@ -90,6 +112,7 @@ class AsyncClient:
         self._sleep = sleep
 
     predict = _awaitable(calls.predict)
+    predict_stream = _streaming(calls.predict)
     likelihood = _awaitable(calls.likelihood)
     score = _awaitable(calls.score)
     observe = _holding(calls.observe)
@@ -118,6 +141,44 @@ class AsyncClient:
             return reply_of(await self._http.send(request_of(self._http, step)))
         except httpx.HTTPError as error:
             return failure_of(error)
+
+    async def _stream(self, flow: calls.Flow[_T]) -> AsyncGenerator[Union[Progress, _T], None]:
+        outcome: calls.Outcome = None
+        while True:
+            try:
+                step = flow.send(outcome)
+            except StopIteration as end:
+                yield end.value
+                return
+            if not calls.is_question(step):
+                outcome = await self._take(step)
+                continue
+            hearing = Hearing(step.read_timeout_s, self._session.clock)
+            heard = self._hear(streamed(step), hearing)
+            try:
+                async for progress in heard:
+                    yield progress
+            finally:
+                await heard.aclose()  # who leaves early hangs up at once
+            outcome = hearing.end()
+
+    async def _hear(self, step: calls.Send, hearing: Hearing) -> AsyncGenerator[Progress, None]:
+        try:
+            response = await self._http.send(request_of(self._http, step), stream=True)
+            try:
+                if not is_event_stream(response):
+                    await response.aread()
+                    hearing.outcome = reply_of(response)
+                    return
+                async for piece in response.aiter_bytes():
+                    for progress in hearing.feed(piece):
+                        yield progress
+                    if isinstance(hearing.outcome, TransportError):
+                        return
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            hearing.fail(failure_of(error))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -52,6 +52,7 @@ from foreframe_client._wire_scores import read_scores, write_candidates, write_c
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int64, UInt8
+    from typing_extensions import TypeGuard
 
 _DEADLINE_SLACK_S = 1.0
 """How much later than its deadline an answer may still arrive before the client hangs up."""
@@ -76,6 +77,11 @@ _T = TypeVar("_T")
 Step = Union[Send, Pause]
 Outcome = Union[wire.Reply, TransportError, None]
 Flow = Generator[Step, Outcome, _T]
+
+
+def is_question(step: Step) -> TypeGuard[Send]:
+    """Say whether a step asks a model, which may answer event by event."""
+    return isinstance(step, Send) and step.request.method == "POST"
 
 
 @dataclass
@@ -104,6 +110,7 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     ensemble: int = 1,
     reducer: Reducer = "mean",
     noise: Noise = "antithetic",
+    tolerance: Optional[float] = None,
     strategy: Strategy = "sample",
     steps: Optional[int] = None,
     seed: Optional[int] = None,
@@ -120,7 +127,8 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
 
     frames: context, oldest first, RGB 0..255. states: one row a context frame, physical units. future_states: up to
     horizon rows. observation: what `observe` returned, instead of frames and states. frame_indices: which of the
-    frames 1..horizon to return, rising. ensemble: how many futures to draw; the reducer makes one of them.
+    frames 1..horizon to return, rising. ensemble: how many futures to draw; the reducer makes one of them. tolerance:
+    draw fewer once the mean's standard error (root mean square over pixels, white is 1) is at most this.
     deadline_ms: budget for the whole call; each try is sent with what is left of it.
     model and camera: may be left out when there is only one.
 
@@ -132,7 +140,9 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     body: Dict[str, object] = {
         "future": {"kind": "state", **wire.rows(wire.state_rows("future_states", future_states))},
         "frames": wire.selection(frame_indices),
-        "ensemble": {"size": wire.whole("ensemble", ensemble), "reducer": reducer, "noise": noise},
+        "ensemble": wire.given(
+            size=wire.whole("ensemble", ensemble), reducer=reducer, noise=noise, tolerance=tolerance
+        ),
         "sampling": wire.sampling(strategy, steps, seed),
         "return": {"encoding": "raw", "variance": variance, "members": members},
         **wire.given(on_deadline=on_deadline, stream_id=stream_id, priority=priority, cache=cache, metadata=metadata),

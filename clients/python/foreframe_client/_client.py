@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Callable, Generator, Iterator, Optional, Type, TypeVar, Union
 
 import httpx
 
 from foreframe_client import _calls as calls
-from foreframe_client._http import failure_of, headers_of, method_signature, reply_of, request_of
+from foreframe_client._errors import TransportError
+from foreframe_client._http import (
+    failure_of,
+    headers_of,
+    is_event_stream,
+    method_signature,
+    present_stream,
+    reply_of,
+    request_of,
+)
+from foreframe_client._progress import Hearing, streamed
 from foreframe_client._retry import RetryPolicy
-from foreframe_client._types import Observation
+from foreframe_client._types import Observation, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Concatenate, ParamSpec
@@ -44,6 +55,18 @@ def _holding(
         return HeldObservation(held.id, held.expires_in_s, held.model, self)
 
     call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+def _streaming(
+    flow: Callable[Concatenate[calls.Session, _P], calls.Flow[_T]],
+) -> Callable[Concatenate[Client, _P], Generator[Union[Progress, _T], None, None]]:
+    """Make a method that drives a flow to its end and yields what it hears on the way, then the answer."""
+
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> Generator[Union[Progress, _T], None, None]:
+        return self._stream(flow(self._session, *args, **kwargs))
+
+    present_stream(call, flow)
     return call
 
 
@@ -88,6 +111,7 @@ class Client:
         self._sleep = sleep
 
     predict = _blocking(calls.predict)
+    predict_stream = _streaming(calls.predict)
     likelihood = _blocking(calls.likelihood)
     score = _blocking(calls.score)
     observe = _holding(calls.observe)
@@ -116,6 +140,36 @@ class Client:
             return reply_of(self._http.send(request_of(self._http, step)))
         except httpx.HTTPError as error:
             return failure_of(error)
+
+    def _stream(self, flow: calls.Flow[_T]) -> Generator[Union[Progress, _T], None, None]:
+        outcome: calls.Outcome = None
+        while True:
+            try:
+                step = flow.send(outcome)
+            except StopIteration as end:
+                yield end.value
+                return
+            if calls.is_question(step):
+                hearing = Hearing(step.read_timeout_s, self._session.clock)
+                yield from self._hear(streamed(step), hearing)
+                outcome = hearing.end()
+            else:
+                outcome = self._take(step)
+
+    def _hear(self, step: calls.Send, hearing: Hearing) -> Iterator[Progress]:
+        try:
+            response = self._http.send(request_of(self._http, step), stream=True)
+            with contextlib.closing(response):
+                if not is_event_stream(response):
+                    response.read()
+                    hearing.outcome = reply_of(response)
+                    return
+                for piece in response.iter_bytes():
+                    yield from hearing.feed(piece)
+                    if isinstance(hearing.outcome, TransportError):
+                        return
+        except httpx.HTTPError as error:
+            hearing.fail(failure_of(error))
 
     def close(self) -> None:
         """Close the connections."""

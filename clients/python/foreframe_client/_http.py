@@ -9,10 +9,16 @@ import httpx
 
 from foreframe_client._calls import Flow, Send
 from foreframe_client._errors import ConnectionFailed, InvalidRequest, TimedOut, TransportError
+from foreframe_client._progress import EVENT_STREAM
 from foreframe_client._version import __version__
 from foreframe_client._wire import Reply
 
 _CONNECT_TIMEOUT_S = 2.0
+_STREAM_DOC = """Do what `{flow}` does, and iterate over every improvement on the way; the last item is its answer.
+
+Arguments and errors are those of `{flow}`; the iteration raises them. A call that is tried again begins anew.
+Closing the iterator hangs up, which ends the server's work.
+"""
 
 
 def headers_of(api_key: Optional[str]) -> Dict[str, str]:
@@ -52,6 +58,20 @@ def failure_of(error: httpx.HTTPError) -> TransportError:
         failure = TransportError(f"the connection broke ({words})")
     failure.__cause__ = error
     return failure
+
+
+def is_event_stream(response: httpx.Response) -> bool:
+    """Say whether an answer comes event by event."""
+    return response.status_code == 200 and response.headers.get("content-type", "").startswith(EVENT_STREAM)
+
+
+def present_stream(method: Callable[..., object], flow: Callable[..., Flow[object]]) -> None:
+    """Give a method that streams a flow's answer its name, its words and its signature."""
+    signature = method_signature(flow)
+    items = f"Union[Progress, {signature.return_annotation}]"
+    method.__name__ = f"{flow.__name__}_stream"
+    method.__doc__ = _STREAM_DOC.format(flow=flow.__name__)
+    method.__signature__ = signature.replace(return_annotation=items)  # type: ignore[attr-defined]
 
 
 def method_signature(flow: Callable[..., Flow[object]]) -> inspect.Signature:

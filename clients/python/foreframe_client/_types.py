@@ -99,6 +99,9 @@ class Prediction:
     variance: how much one draw varies, estimated from the members, mean over RGB, in units where white is 1; None when
     not asked for or with fewer than two members. spread_per_frame: its root mean per frame, None likewise.
     members: None unless asked for or not reduced. times_s: seconds after the last context frame.
+    cached_members: how many of them were known before. correlation: between the two of an antithetic pair.
+    effective_members: independent ones whose mean would be as exact. standard_error: of the mean, root mean square over
+    pixels, white is 1. The last three are None where too few members tell.
     """
 
     id: str
@@ -112,6 +115,10 @@ class Prediction:
     members: Optional[UInt8[np.ndarray, "k f h w 3"]]
     num_members: int
     requested_members: int
+    cached_members: int
+    correlation: Optional[float]
+    effective_members: Optional[float]
+    standard_error: Optional[float]
     steps: int
     strategy: str
     seed: int
@@ -121,6 +128,29 @@ class Prediction:
     determinism: str
     timings_ms: Mapping[str, float]
     warnings: Tuple[Notice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """A prediction that is not whole yet.
+
+    frames: what the members so far make; without any, the posterior mean as the first step sees it.
+    spread_per_frame: as of a prediction. standard_error: of the mean, root mean square over pixels, white is 1; None
+    when not known yet. elapsed_ms: since the server saw the request.
+    """
+
+    frames: UInt8[np.ndarray, "f h w 3"]
+    frame_indices: Int64[np.ndarray, " f"]
+    times_s: Float64[np.ndarray, " f"]
+    num_members: int
+    spread_per_frame: Optional[Float64[np.ndarray, " f"]]
+    standard_error: Optional[float]
+    elapsed_ms: float
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether no member is whole yet."""
+        return self.num_members == 0
 
 
 @dataclass(frozen=True)

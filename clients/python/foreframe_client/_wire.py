@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from foreframe_client._arrays import pack_array, unpack_arrays
+from foreframe_client._arrays import array_of_json, pack_array, unpack_arrays
 from foreframe_client._errors import (
     InvalidRequest,
     NonFinite,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, UInt8
 
 MSGPACK = "application/msgpack"
-_JSON = "application/json"
+JSON = "application/json"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Reply:
 
 def get(*segments: str) -> Request:
     """Ask for a resource by the segments of its path."""
-    return Request("GET", "/" + "/".join(quote(segment, safe="") for segment in segments), {"accept": _JSON})
+    return Request("GET", "/" + "/".join(quote(segment, safe="") for segment in segments), {"accept": JSON})
 
 
 def post(path: str, body: Mapping[str, object]) -> Request:
@@ -211,6 +211,10 @@ def read_prediction(reply: Reply) -> Prediction:
         members=body.array("members", "uint8", 5) if body.has("members") else None,
         num_members=ensemble.integer("members"),
         requested_members=ensemble.integer("requested"),
+        cached_members=ensemble.integer("from_cache"),
+        correlation=ensemble.optional_number("correlation"),
+        effective_members=ensemble.optional_number("effective_members"),
+        standard_error=ensemble.optional_number("standard_error"),
         steps=ensemble.integer("steps"),
         strategy=ensemble.text("strategy"),
         seed=body.integer("seed"),
@@ -314,7 +318,7 @@ def fields_of(reply: Reply) -> Fields:
     try:
         if reply.media_type == MSGPACK:
             return Fields(unpack_arrays(decode(reply.body)))
-        return Fields(json.loads(reply.body.decode()))
+        return Fields(json.loads(reply.body.decode(), object_hook=array_of_json))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(
             f"the reply ({reply.status}, {reply.media_type or 'no content type'}) is unreadable: {error}"
