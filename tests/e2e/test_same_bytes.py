@@ -13,6 +13,7 @@ from foreframe_server.cli.serving import running_server
 
 
 def test_a_request_gets_the_same_bytes_alone_and_in_any_mix(monkeypatch):
+    monkeypatch.setenv("FOREFRAME_SCHEDULER__MAX_ROWS", "16")
     monkeypatch.setattr(structlog, "configure", lambda **_: None)  # this process keeps its logging
     clips = load_clips(builtin_bundle() / "clips.npz")
 

@@ -24,7 +24,7 @@ def fed():
     metrics.observe_stages(ReadTimings(read=20.0))
     metrics.observe_bits(4.5)
     metrics.observe_observations(2, 4096)
-    metrics.observe_queue(1.5)
+    metrics.observe_queue(1.5, 0.25)
     metrics.observe_device(10.0, is_busy=True)
     metrics.count_deadline("met")
     metrics.count_cache("memory", "hit")
@@ -46,6 +46,7 @@ def test_a_scrape_holds_every_series_under_its_documented_name():
     assert samples["foreframe_observations", ()] == 2
     assert samples["foreframe_observation_bytes", ()] == 4096
     assert samples["foreframe_queue_step_seconds", ()] == 1.5
+    assert samples["foreframe_cost_error_ratio", ()] == 0.25
     assert samples["foreframe_step_batch_rows_sum", ()] == 3
     assert samples["foreframe_deadline_total", (("outcome", "met"),)] == 1
     assert samples["foreframe_ensemble_members_sum", (("kind", "requested"),)] == 8

@@ -1,6 +1,7 @@
 """A server inside this process: in the main thread until a signal, or in a thread for as long as a block runs."""
 
 import contextlib
+import gc
 import math
 import os
 import signal
@@ -127,6 +128,9 @@ def _announce(door: _Door, announce: Callable[[str, Contract], None]) -> None:
     except Fault:
         door.stop()
         return
+    # What stands now stands for good: left out of later collections, it no longer stops the event loop for them.
+    gc.collect()
+    gc.freeze()
     announce(door.address, door.host.open_contract())
 
 
