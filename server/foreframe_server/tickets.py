@@ -51,7 +51,7 @@ class WorkerResult:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A job that was admitted, and the future that its caller waits on."""
+    """A job that was admitted, and the future that its caller waits on. num_told: members the listener heard of."""
 
     job: Job
     future: asyncio.Future[WorkerResult]
@@ -61,6 +61,7 @@ class Ticket:
     timings: Timings = field(default_factory=Timings)
     batch_rows: list[int] = field(default_factory=list)
     members: list[Frames] = field(default_factory=list)
+    num_told: int = 0
 
 
 def ending_error(ending: Ending) -> ServiceError:

