@@ -18,7 +18,7 @@ from foreframe_server.cli.overrides import read_private
 from foreframe_server.load.bench import Bench
 from foreframe_server.load.caching import CachePlan, measure_cache, measure_sharing
 from foreframe_server.load.door import UnfitServer, open_door
-from foreframe_server.load.findings import Findings, Part, join_findings
+from foreframe_server.load.findings import Bar, Findings, Part, join_findings, typical_findings
 from foreframe_server.load.processes import NotStarted, RedisProcess, running_child, running_redis
 from foreframe_server.load.redis_faults import FaultPlan, measure_redis_fault
 from foreframe_server.load.summary import Percentiles
@@ -53,10 +53,10 @@ class Target:
                 yield address
 
 
-def run_preset(target: Target, measure: Measure) -> Findings:
-    """Let a preset measure a server. Raises Fault."""
+def run_preset(target: Target, measure: Measure, rounds: int = 1) -> Findings:
+    """Let a preset measure a server, several times over if asked. Raises Fault."""
     with target.open() as address:
-        return asyncio.run(_measure(target, address, measure))
+        return typical_findings([asyncio.run(_measure(target, address, measure)) for _ in range(rounds)])
 
 
 def run_throughput(target: Target, plan: ThroughputPlan) -> Findings:
@@ -177,9 +177,15 @@ def _bars_table(findings: Findings) -> Table:
     for name in ("value", "to reach", ""):
         table.add_column(name, justify="right", no_wrap=True)
     for bar in findings.bars:
-        value = "none" if bar.value is None else f"{bar.value:.4g}"
-        table.add_row(bar.measure, value, bar.limit, "[green]met[/]" if bar.is_met else "[red]missed[/]")
+        table.add_row(bar.measure, _value(bar), bar.limit, "[green]met[/]" if bar.is_met else "[red]missed[/]")
     return table
+
+
+def _value(bar: Bar) -> str:
+    """Write the value, and of several rounds how far they lie apart."""
+    value = "none" if bar.value is None else f"{bar.value:.4g}"
+    known = [value for value in bar.rounds if value is not None]
+    return f"{value} ({min(known):.4g}..{max(known):.4g})" if known else value
 
 
 def _ms(percentiles: Percentiles | None, name: str) -> str:

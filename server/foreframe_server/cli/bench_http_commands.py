@@ -32,6 +32,7 @@ RobotsOption = Annotated[
 ]
 DeadlineOption = Annotated[int | None, typer.Option(min=5, max=600_000, help="Deadline in ms.", show_default="none")]
 OnDeadline = Literal["degrade", "partial", "fail"]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; a measure is the median of theirs.")]
 StrategyOption = Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")]
 _LAG_MS = 10.0
 
@@ -110,6 +111,7 @@ def bench_mix(
     load: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of capacity for controllers.")] = 0.3,
     bulk_load: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of capacity for planners.")] = 0.5,
     seconds: SecondsOption = 40.0,
+    rounds: RoundsOption = 1,
     seed: SeedOption = 0,
     url: UrlOption = None,
     bundle: BundleOption = None,
@@ -125,7 +127,7 @@ def bench_mix(
 
     controller, planner = Ask(members=members, steps=steps), Ask(members=bulk_members, steps=steps, priority="bulk")
     plan = MixPlan(controller, planner, load, bulk_load, seconds, seed=seed)
-    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_mix(bench, plan))
+    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_mix(bench, plan), rounds)
     _publish(findings, out, is_json=json)
 
 
@@ -187,6 +189,7 @@ def bench_poisson(
     strategy: StrategyOption = "sample",
     slo_ms: SloOption = None,
     seconds: SecondsOption = 60.0,
+    rounds: RoundsOption = 1,
     seed: SeedOption = 0,
     url: UrlOption = None,
     bundle: BundleOption = None,
@@ -201,7 +204,7 @@ def bench_poisson(
         from foreframe_server.load.traces import Ask
 
     plan = PoissonPlan(Ask(members=members, steps=steps, strategy=strategy), load, seconds, slo_ms, seed=seed)
-    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_poisson(bench, plan))
+    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_poisson(bench, plan), rounds)
     _publish(findings, out, is_json=json)
 
 

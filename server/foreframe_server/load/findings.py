@@ -1,7 +1,8 @@
 """What a bench found: parts of a run counted up, and measures beside what they are to reach."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 
 from foreframe_server.load.records import Record
 from foreframe_server.load.summary import Schedule, Second, Summary, by_second, summarise
@@ -9,12 +10,16 @@ from foreframe_server.load.summary import Schedule, Second, Summary, by_second, 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A measure and what it is to reach. value: None when there was nothing to measure, which does not reach it."""
+    """A measure and what it is to reach. value: None when there was nothing to measure, which does not reach it.
+
+    rounds: the values of every round, where the value is the median of several.
+    """
 
     measure: str
     value: float | None
     at_most: float | None = None
     at_least: float | None = None
+    rounds: tuple[float | None, ...] = ()
 
     @property
     def is_met(self) -> bool:
@@ -80,6 +85,22 @@ def join_findings(preset: str, several: Sequence[Findings]) -> Findings:
     )
 
 
+def typical_findings(several: Sequence[Findings]) -> Findings:
+    """Make rounds of one preset into one: every bar is the median of its rounds, the rest is the middle round's.
+
+    The middle round is that of the median first bar; the worst schedule stands for all.
+    """
+    if len(several) == 1:
+        return several[0]
+    ranked = sorted(several, key=lambda each: each.bars[0].value or 0.0)
+    schedules = [each.schedule for each in several if each.schedule is not None]
+    return replace(
+        ranked[(len(ranked) - 1) // 2],
+        bars=[_median_bar(bars) for bars in zip(*(each.bars for each in several), strict=True)],
+        schedule=max(schedules, key=lambda schedule: schedule.lag_p99_ms, default=None),
+    )
+
+
 def over(value: float | None, other: float | None) -> float | None:
     """Return a ratio to four digits, None where a side is missing or the lower one 0."""
     return None if value is None or not other else round(value / other, 4)
@@ -88,6 +109,12 @@ def over(value: float | None, other: float | None) -> float | None:
 def above(value: float | None, other: float | None) -> float | None:
     """Return a difference to three digits, None where a side is missing."""
     return None if value is None or other is None else round(value - other, 3)
+
+
+def _median_bar(bars: Sequence[Bar]) -> Bar:
+    values = [bar.value for bar in bars]
+    known = [value for value in values if value is not None]
+    return replace(bars[0], value=median(known) if len(known) == len(values) else None, rounds=tuple(values))
 
 
 def _pairs(several: Sequence[Findings]) -> Iterator[tuple[str, object]]:

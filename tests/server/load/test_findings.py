@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from foreframe_server.load.findings import Bar, Findings, Part, above, join_findings, over
+from foreframe_server.load.findings import Bar, Findings, Part, above, join_findings, over, typical_findings
 from foreframe_server.load.summary import check_schedule
 
 
@@ -31,7 +31,9 @@ def test_a_report_is_json_with_its_bars_judged(record):
     part = Part.of("all", [record(0, 5, members=1), record(1.5, 5, "overloaded")], 2.0)
     document = Findings("x", [part], [Bar("measure", 2.0, at_most=1.0)], {"fact": 1}).record()
     again = json.loads(json.dumps(document, allow_nan=False))
-    assert again["bars"] == [{"measure": "measure", "value": 2.0, "at_most": 1.0, "at_least": None, "is_met": False}]
+    assert again["bars"] == [
+        {"measure": "measure", "value": 2.0, "at_most": 1.0, "at_least": None, "rounds": [], "is_met": False}
+    ]
     assert again["parts"][0]["summary"]["ok"] == 1
     assert [second["second"] for second in again["parts"][0]["seconds"]] == [0, 1]
 
@@ -44,3 +46,21 @@ def test_of_joined_findings_the_worst_schedule_stands_for_all(record):
     joined = join_findings("x", [*found, Findings("x")])
     assert not joined.schedule.is_on_schedule
     assert joined.facts == {"a": 1.0, "b": 20.0, "c": 2.0}
+
+
+def test_of_several_rounds_each_bar_is_the_median_and_the_middle_round_tells_the_rest():
+    rounds = [
+        Findings("x", bars=[Bar("first", first, at_most=2.0), Bar("second", second)], facts={"first": first})
+        for first, second in ((3.0, 10.0), (1.0, 30.0), (2.0, 20.0))
+    ]
+    typical = typical_findings(rounds)
+    assert [(bar.value, bar.rounds) for bar in typical.bars] == [(2.0, (3.0, 1.0, 2.0)), (20.0, (10.0, 30.0, 20.0))]
+    assert typical.bars[0].is_met
+    assert typical.facts == {"first": 2.0}
+    assert typical_findings(rounds[:1]) is rounds[0]
+
+
+def test_a_round_without_a_value_leaves_the_bar_without_one():
+    bars = [Bar("measure", 1.0, at_most=2.0), Bar("measure", None, at_most=2.0)]
+    (bar,) = typical_findings([Findings("x", bars=[each]) for each in bars]).bars
+    assert (bar.value, bar.is_met) == (None, False)
