@@ -29,6 +29,7 @@ from foreframe_engines.engine import LikelihoodEngine, RolloutEngine
 from foreframe_engines.ensemble import Convergence, EnsembleStatistics, converged_size, reduce_members, summarise
 from foreframe_engines.errors import (
     BundleError,
+    CheckpointError,
     DatasetError,
     EngineError,
     ModelFault,
@@ -82,6 +83,7 @@ __all__ = [
     "BundleError",
     "Calibration",
     "CameraSpec",
+    "CheckpointError",
     "Conditioning",
     "Contract",
     "Convergence",

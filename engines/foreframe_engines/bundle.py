@@ -11,7 +11,7 @@ No symlinks, no folders inside, no file that the manifest does not list.
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -33,9 +33,12 @@ FORMAT = "foreframe-bundle/1"
 MANIFEST = "manifest.json"
 BUILTIN = Path(__file__).parent / "bundles"
 
-GraphName = Literal["encode", "condition", "step", "decode"]
+GraphName = Literal["encode", "condition", "step", "decode", "step_guided", "decode_tail"]
 GRAPHS: tuple[GraphName, ...] = ("encode", "condition", "step", "decode")
-"""Of the rollout model, which every bundle has."""
+"""Of the rollout model, which a bundle has when it can `predict`."""
+
+OPTIONAL_GRAPHS: tuple[GraphName, ...] = ("step_guided", "decode_tail")
+"""Of a rollout model that has guidance, and of one whose last frames can be decoded by themselves."""
 
 LikelihoodGraphName = Literal["tokenize", "detokenize", "frame_step", "top_k"]
 LIKELIHOOD_GRAPHS: tuple[LikelihoodGraphName, ...] = ("tokenize", "detokenize", "frame_step", "top_k")
@@ -67,12 +70,10 @@ class Bundle:
     @classmethod
     def open(cls, path: Path) -> "Bundle":
         """Verify every file and read the contract. Raises BundleError naming the file or key that is wrong."""
-        manifest = parse_json(_read_text(path, MANIFEST), MANIFEST)
-        _verify_files(path, _parse_manifest(manifest))
+        digest = verify_folder(path)
         statistics_text = _read_text(path, "stats.json")
         file = contract_from_json(_read_text(path, "contract.json"), statistics_text)
         _check_graph_files(path, file)
-        digest = hashlib.sha256(_canonical_bytes(manifest)).hexdigest()
         statistics = statistics_from_json(statistics_text)
         return cls(path, file.contract, statistics, file.graphs, digest, _read_calibration(path, file.contract))
 
@@ -92,6 +93,16 @@ def builtin_bundle(name: str = "eve-tabletop") -> Path:
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder} holds no bundle")
     return folder
+
+
+def verify_folder(path: Path) -> str:
+    """Verify every file of a folder against its manifest; returns the digest that names the whole content.
+
+    Raises BundleError naming the file that is missing, unlisted or another.
+    """
+    manifest = parse_json(_read_text(path, MANIFEST), MANIFEST)
+    _verify_files(path, _parse_manifest(manifest))
+    return hashlib.sha256(_canonical_bytes(manifest)).hexdigest()
 
 
 def write_contract(folder: Path, contract: Contract, statistics: StateStatistics, graphs: GraphFiles) -> None:
@@ -155,8 +166,9 @@ def _file_names(folder: Path) -> set[str]:
 
 
 def _check_graph_files(folder: Path, file: ContractFile) -> None:
-    for graph in GRAPHS if file.contract.tokens is None else (*GRAPHS, *LIKELIHOOD_GRAPHS):
-        name = getattr(file.graphs, graph)
+    for graph, name in asdict(file.graphs).items():
+        if name is None:  # the contract has no use for it
+            continue
         if not _is_plain_name(name) or not (folder / name).is_file():
             raise BundleError(f"contract.json: graphs: {graph}: {name!r} is not a file of the bundle")
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from foreframe_engines.errors import BundleError
+from foreframe_engines.solvers import Solver
 from foreframe_engines.strict_json import JsonRecord, parse_json
 from foreframe_engines.types import CameraSpec, Contract, SamplerSpec, StateSchema, TokenSpec
 
@@ -25,11 +26,18 @@ _CONTRACT_KEYS = (
 _STATE_KEYS = ("name", "names", "units", "statistics_sha256")
 _CAMERA_KEYS = ("name", "height", "width")
 _SAMPLER_KEYS = ("steps", "max_steps", "shift", "ensemble_size", "max_ensemble_size")
+_OPTIONAL_SAMPLER_KEYS = ("solver", "guidance")
 _TOKENS_KEYS = ("levels", "grid", "window_frames", "window_grids", "max_grids", "max_candidates")
 _GRAPH_KEYS = ("encode", "condition", "step", "decode")
+_OPTIONAL_GRAPH_KEYS = ("step_guided", "decode_tail")
 _LIKELIHOOD_GRAPH_KEYS = ("tokenize", "detokenize", "frame_step", "top_k")
 _STATISTICS_KEYS = ("mean", "std", "low", "high", "q01", "q99")
+_ROLLOUT_KEYS = ("sampler", "latent_shape", "frames_per_latent")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+NO_SAMPLER = SamplerSpec(steps=1, max_steps=1, shift=1.0, ensemble_size=1, max_ensemble_size=1)
+NO_LATENTS = (0, 0, 0)
+"""What a contract holds for a model that predicts no frames; its file says null for both and `frames_per_latent`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,16 +54,21 @@ class StateStatistics:
 
 @dataclass(frozen=True, slots=True)
 class GraphFiles:
-    """The file names of a bundle's graphs: the rollout model's four, and the likelihood model's, all four or none."""
+    """The file names of a bundle's graphs: the rollout model's four, the likelihood model's four, or both.
 
-    encode: str
-    condition: str
-    step: str
-    decode: str
+    A rollout model may have two more: one step with guidance, and one that decodes the last latent's frames alone.
+    """
+
+    encode: str | None = None
+    condition: str | None = None
+    step: str | None = None
+    decode: str | None = None
     tokenize: str | None = None
     detokenize: str | None = None
     frame_step: str | None = None
     top_k: str | None = None
+    step_guided: str | None = None
+    decode_tail: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +105,7 @@ def statistics_sha256(text: str) -> str:
 
 def contract_to_json(contract: Contract, graphs: GraphFiles, statistics_text: str) -> str:
     """Write a contract as the text of `contract.json`, bound to the text of its `stats.json`."""
-    state = contract.state
+    state, is_rollout = contract.state, "predict" in contract.capabilities
     return _dump(
         {
             "model": contract.model,
@@ -110,9 +123,9 @@ def contract_to_json(contract: Contract, graphs: GraphFiles, statistics_text: st
                 "units": state.units,
                 "statistics_sha256": statistics_sha256(statistics_text),
             },
-            "sampler": asdict(contract.sampler),
-            "latent_shape": contract.latent_shape,
-            "frames_per_latent": contract.frames_per_latent,
+            "sampler": _sampler_to_json(contract.sampler) if is_rollout else None,
+            "latent_shape": contract.latent_shape if is_rollout else None,
+            "frames_per_latent": contract.frames_per_latent if is_rollout else None,
             "capabilities": contract.capabilities,
             "buckets": contract.buckets,
             "tokens": None if contract.tokens is None else asdict(contract.tokens),
@@ -126,6 +139,7 @@ def contract_from_json(text: str, statistics_text: str) -> ContractFile:
     record = JsonRecord(parse_json(text, "contract.json"), "contract.json", _CONTRACT_KEYS)
     if record.text("alignment") != ALIGNMENT:
         raise BundleError(f"{record.at('alignment')}: only {ALIGNMENT!r} is known")
+    is_rollout = _is_rollout(record)
     contract = Contract(
         model=record.text("model"),
         family=record.text("family"),
@@ -136,16 +150,40 @@ def contract_from_json(text: str, statistics_text: str) -> ContractFile:
         horizon=record.count("horizon"),
         fps=_above_zero(record, "fps"),
         state=_state_schema(record.record("state", _STATE_KEYS), statistics_text),
-        sampler=_sampler(record.record("sampler", _SAMPLER_KEYS)),
-        latent_shape=_latent_shape(record),
-        frames_per_latent=record.count("frames_per_latent"),
+        sampler=_sampler(record.record("sampler", _SAMPLER_KEYS, _OPTIONAL_SAMPLER_KEYS)) if is_rollout else NO_SAMPLER,
+        latent_shape=_latent_shape(record) if is_rollout else NO_LATENTS,
+        frames_per_latent=record.count("frames_per_latent") if is_rollout else 1,
         capabilities=_capabilities(record),
         buckets=_buckets(record),
         tokens=_tokens(record),
     )
     if ("likelihood" in contract.capabilities) != (contract.tokens is not None):
         raise BundleError(f"{record.at('capabilities')}: 'likelihood' is there exactly when tokens are")
-    return ContractFile(contract, _graphs(record, has_tokens=contract.tokens is not None))
+    _check_latents(record, contract)
+    graphs = _graphs(record, is_rollout=is_rollout, has_tokens=contract.tokens is not None)
+    if (graphs.step_guided is None) != (contract.sampler.guidance is None):
+        raise BundleError(f"{record.at('graphs')}: 'step_guided' is there exactly when the sampler has guidance")
+    return ContractFile(contract, graphs)
+
+
+def _check_latents(record: JsonRecord, contract: Contract) -> None:
+    """Refuse frames that do not fill latents: the first is one frame, the others `frames_per_latent` each."""
+    for key, frames in (("context_frames", contract.context_frames - 1), ("horizon", contract.horizon)):
+        if frames % contract.frames_per_latent:
+            raise BundleError(f"{record.at(key)}: the frames do not fill latents of {contract.frames_per_latent}")
+
+
+def _is_rollout(record: JsonRecord) -> bool:
+    """Tell whether the bundle predicts frames; one that only tells likelihoods has no sampler and no latents."""
+    capabilities = _capabilities(record)
+    if "predict" in capabilities:
+        return True
+    if "likelihood" not in capabilities:
+        raise BundleError(f"{record.at('capabilities')}: neither 'predict' nor 'likelihood' is there")
+    for key in _ROLLOUT_KEYS:
+        if record.value(key) is not None:
+            raise BundleError(f"{record.at(key)}: is there exactly when 'predict' is a capability")
+    return False
 
 
 def _revision(record: JsonRecord) -> str:
@@ -188,12 +226,29 @@ def _sampler(record: JsonRecord) -> SamplerSpec:
         shift=_above_zero(record, "shift"),
         ensemble_size=record.count("ensemble_size"),
         max_ensemble_size=record.count("max_ensemble_size"),
+        solver=_solver(record),
+        guidance=record.number("guidance") if record.has("guidance") else None,
     )
     if sampler.steps > sampler.max_steps:
         raise BundleError(f"{record.at('steps')}: more than max_steps")
     if sampler.ensemble_size > sampler.max_ensemble_size:
         raise BundleError(f"{record.at('ensemble_size')}: more than max_ensemble_size")
     return sampler
+
+
+def _sampler_to_json(sampler: SamplerSpec) -> dict[str, object]:
+    """Leave out what says nothing, so that contracts of plain models do not change."""
+    plain = {"solver": Solver.EULER, "guidance": None}
+    return {key: value for key, value in asdict(sampler).items() if key not in plain or value != plain[key]}
+
+
+def _solver(record: JsonRecord) -> Solver:
+    if not record.has("solver"):
+        return Solver.EULER
+    name = record.text("solver")
+    if name not in list(Solver):
+        raise BundleError(f"{record.at('solver')}: expected one of {', '.join(Solver)}")
+    return Solver(name)
 
 
 def _latent_shape(record: JsonRecord) -> tuple[int, int, int]:
@@ -248,10 +303,11 @@ def _grid(record: JsonRecord) -> tuple[int, int]:
     return grid[0], grid[1]
 
 
-def _graphs(record: JsonRecord, *, has_tokens: bool) -> GraphFiles:
-    keys = (*_GRAPH_KEYS, *_LIKELIHOOD_GRAPH_KEYS) if has_tokens else _GRAPH_KEYS
-    graphs = record.record("graphs", keys)
-    return GraphFiles(**{key: graphs.text(key) for key in keys})
+def _graphs(record: JsonRecord, *, is_rollout: bool, has_tokens: bool) -> GraphFiles:
+    keys = (*(_GRAPH_KEYS if is_rollout else ()), *(_LIKELIHOOD_GRAPH_KEYS if has_tokens else ()))
+    graphs = record.record("graphs", keys, _OPTIONAL_GRAPH_KEYS if is_rollout else ())
+    there = [*keys, *(key for key in _OPTIONAL_GRAPH_KEYS if graphs.has(key))]
+    return GraphFiles(**{key: graphs.text(key) for key in there})
 
 
 def _dump(record: dict[str, object]) -> str:

@@ -6,7 +6,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from foreframe_engines.types import Conditioning, Contract, GridScore, StepRow, TokenRow, TokenSpec
+from foreframe_engines.types import (
+    Conditioning,
+    Contract,
+    GridScore,
+    Latents,
+    StepRow,
+    StepState,
+    TokenRow,
+    TokenSpec,
+)
 
 
 @runtime_checkable
@@ -34,9 +43,7 @@ class RolloutEngine(Protocol):
         """
         ...
 
-    def initial_latents(
-        self, conditioning: Conditioning, noise: Float32[np.ndarray, "f c y x"]
-    ) -> Float32[np.ndarray, "n c y x"]:
+    def initial_latents(self, conditioning: Conditioning, noise: Float32[np.ndarray, "f c y x"]) -> StepState:
         """Put a member's noise for the future behind the clean context latents."""
         ...
 
@@ -44,8 +51,15 @@ class RolloutEngine(Protocol):
         """Shape `f c y x` of the noise of one member's future latents."""
         ...
 
-    def step(self, rows: Sequence[StepRow]) -> list[Float32[np.ndarray, "n c y x"]]:
-        """Advance each row by one solver step in one forward. At most `contract.buckets[-1]` rows."""
+    def step(self, rows: Sequence[StepRow]) -> list[StepState]:
+        """Advance each row by one solver step in one forward, at most `contract.buckets[-1]` rows.
+
+        What lands at time 0 is finished latents `n c y x`.
+        """
+        ...
+
+    def denoise(self, previous: StepState, state: StepState, time: float, next_time: float) -> Latents:
+        """Return where the step that led from `previous` to `state` points at time 0."""
         ...
 
     def decode(

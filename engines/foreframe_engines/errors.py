@@ -2,6 +2,7 @@
 
 EngineError
 ├── BundleError            a bundle is missing, damaged or not what its manifest says
+│   └── CheckpointError    a checkpoint or an adapter is missing, damaged, or does not fit the model
 ├── RuntimeUnavailable     the runtime or device that was asked for is not here
 ├── ShapeMismatch          a tensor has not the shape or dtype that the contract states
 ├── ModelFault             a graph failed or returned values that are not finite
@@ -15,6 +16,10 @@ class EngineError(Exception):
 
 class BundleError(EngineError):
     """A bundle is missing, damaged or not what its manifest says."""
+
+
+class CheckpointError(BundleError):
+    """A checkpoint or an adapter is missing, damaged, or does not fit the model; names the file, tensor or number."""
 
 
 class RuntimeUnavailable(EngineError):

@@ -4,22 +4,22 @@ Rows of a step, and frames of a decode, are cut into forwards of a few fixed siz
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from foreframe_engines.bundle import GRAPHS, Bundle, GraphName
-from foreframe_engines.errors import BundleError, ModelFault
+from foreframe_engines.bundle import GRAPHS, OPTIONAL_GRAPHS, Bundle, GraphName
+from foreframe_engines.errors import ModelFault
+from foreframe_engines.graph_tensors import require_graph, require_tables
 from foreframe_engines.lanes import CPU_BUCKETS, Lanes
 from foreframe_engines.runtime.ort import OrtSession
-from foreframe_engines.runtime.session import Session, TensorSpec, require_tensors
-from foreframe_engines.types import Conditioning, Contract, StepRow
+from foreframe_engines.runtime.session import Session
+from foreframe_engines.solvers import coefficients, num_slots
+from foreframe_engines.types import Conditioning, Contract, Latents, StepRow, StepState
 
-_STEP_INPUTS = ("latents", "time", "next_time")
-_LANE_GRAPHS = ("step", "decode")
-_OPTIONAL_INPUTS = ("context_latents",)
-"""What a condition graph may leave out: most architectures need the states alone."""
+_LANE_GRAPHS = ("step", "step_guided", "decode", "decode_tail")
+_CLEAN_SLOT = 2
+"""Where UniPC keeps the network's last answer, which is of clean latents."""
 
 
 class GraphRolloutEngine:
@@ -39,15 +39,16 @@ class GraphRolloutEngine:
         num_lanes: int = 1,
     ) -> None:
         """Take over the sessions. Raises BundleError when the contract or the graphs do not fit together."""
-        if contract.frames_per_latent != 1:
-            raise BundleError(
-                f"contract.json: frames_per_latent: {contract.frames_per_latent}; this engine needs one latent a frame"
-            )
-        self._tables = _step_tables(sessions)
+        require_tables(sessions)
         self.contract = contract
         self.determinism = determinism
         self._sessions = dict(sessions)
         self._lanes = Lanes(num_lanes, buckets or contract.buckets)
+
+    @property
+    def sessions(self) -> Mapping[GraphName, Session]:
+        """What runs each graph."""
+        return self._sessions
 
     def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t c y x"]:
         """Encode context frames (RGB 0..255) into clean latents."""
@@ -57,8 +58,7 @@ class GraphRolloutEngine:
         self, context_latents: Float32[np.ndarray, "t c y x"], states: Float32[np.ndarray, "n d"]
     ) -> Conditioning:
         """Turn states (physical units) into the step's tables, each `1 ...`; missing future rows repeat the last."""
-        num_rows = self.contract.context_frames + self.contract.horizon
-        complete = states[np.minimum(np.arange(num_rows), len(states) - 1)]
+        complete = states[np.minimum(np.arange(self.contract.num_frames), len(states) - 1)]
         inputs = {"states": complete[None], "context_latents": context_latents[None]}
         session = self._sessions["condition"]
         tables = session.run({name: inputs[name] for name in session.input_names})
@@ -66,28 +66,36 @@ class GraphRolloutEngine:
 
     def noise_shape(self) -> tuple[int, int, int, int]:
         """Shape `f c y x` of the noise of one member's future latents."""
-        return (self.contract.horizon, *self.contract.latent_shape)
+        return (self.contract.num_latents - self.contract.context_latents, *self.contract.latent_shape)
 
-    def initial_latents(
-        self, conditioning: Conditioning, noise: Float32[np.ndarray, "f c y x"]
-    ) -> Float32[np.ndarray, "n c y x"]:
-        """Put a member's noise for the future behind the clean context latents."""
-        return np.concatenate([conditioning.context_latents, noise])
+    def initial_latents(self, conditioning: Conditioning, noise: Float32[np.ndarray, "f c y x"]) -> StepState:
+        """Put a member's noise for the future behind the clean context latents, into every slot of the solver."""
+        latents = np.concatenate([conditioning.context_latents, noise])
+        return latents if self._has_one_slot else np.stack([latents] * num_slots(self.contract.sampler.solver))
 
-    def step(self, rows: Sequence[StepRow]) -> list[Float32[np.ndarray, "n c y x"]]:
-        """Advance each row by one solver step. Raises ModelFault when the graph fails."""
-        return self._lanes.run(rows, self._step_forward)
+    def step(self, rows: Sequence[StepRow]) -> list[StepState]:
+        """Advance each row by one solver step; at time 0 only the latents are left. Raises ModelFault."""
+        return self._lanes.run(rows, self._step_forward, key=self._is_guided)
+
+    def denoise(self, previous: StepState, state: StepState, time: float, next_time: float) -> Latents:
+        """Return where the step that led from `previous` to `state` points at time 0."""
+        if self._has_one_slot:
+            return euler_denoised(previous, state, time, next_time)
+        return state if next_time == 0 else state[_CLEAN_SLOT]
 
     def decode(
         self, latents: Sequence[Float32[np.ndarray, "n c y x"]], frame_indices: Sequence[int]
     ) -> UInt8[np.ndarray, "k f h w 3"]:
-        """Decode frames 1..H of each member, each frame by itself: its bytes do not depend on which others are wanted.
+        """Decode frames 1..H of each member: by themselves where a latent is a frame, else as parts of a clip.
 
-        Raises ModelFault when latents are not finite.
+        A frame's bytes do not depend on which others are wanted, or only by rounding where the last latent's frames
+        can be decoded alone. Raises ModelFault when latents are not finite.
         """
         if not all(np.isfinite(member).all() for member in latents):
             raise ModelFault("the latents are not finite")
         wanted = [self.contract.context_frames + index - 1 for index in frame_indices]
+        if self.contract.frames_per_latent > 1:
+            return self._decode_clips(latents, wanted)
         frames = self._lanes.run([member[index] for member in latents for index in wanted], self._decode_forward)
         return np.stack(frames).reshape(len(latents), len(wanted), *frames[0].shape)
 
@@ -97,21 +105,56 @@ class GraphRolloutEngine:
         for session in self._sessions.values():
             session.close()
 
-    def _step_forward(self, rows: Sequence[StepRow]) -> Float32[np.ndarray, "b n c y x"]:
-        inputs = {
-            "latents": np.stack([row.latents for row in rows]),
-            "time": np.stack([self._times(row, row.time) for row in rows]),
-            "next_time": np.stack([self._times(row, row.next_time) for row in rows]),
-        }
-        for name in self._tables:
-            inputs[name] = np.concatenate([row.conditioning.tables[name] for row in rows])
-        return self._padded_output("step", inputs, len(rows))
+    @property
+    def _has_one_slot(self) -> bool:
+        return num_slots(self.contract.sampler.solver) == 1
 
-    def _times(self, row: StepRow, time: float) -> Float32[np.ndarray, " n"]:
-        """Give every latent frame its time; context frames are clean and stay at 0."""
-        times = np.full(len(row.latents), time, np.float32)
-        times[: self.contract.context_frames] = 0
+    def _is_guided(self, row: StepRow) -> bool:
+        """Tell whether a row needs both branches; without guidance in the model, or at 1, one is the answer."""
+        return row.guidance != 1.0 and "step_guided" in self._sessions
+
+    def _step_forward(self, rows: Sequence[StepRow]) -> list[StepState]:
+        graph: GraphName = "step_guided" if self._is_guided(rows[0]) else "step"
+        names = self._sessions[graph].input_names
+        values = {name: [self._step_input(name, row) for row in rows] for name in names}
+        states = self._padded_output(graph, {name: np.stack(rows) for name, rows in values.items()}, len(rows))
+        if self._has_one_slot:
+            return list(states)
+        return [state[0] if row.next_time == 0 else state for row, state in zip(rows, states, strict=True)]
+
+    def _step_input(self, name: str, row: StepRow) -> np.ndarray:
+        match name:
+            case "latents":
+                return row.latents
+            case "time":
+                return self._times(row.time)
+            case "next_time":
+                return self._times(row.next_time)
+            case "coefficients":
+                return _unipc_coefficients(row)
+            case "guidance":
+                return np.array(row.guidance, np.float32)
+            case _:
+                return row.conditioning.tables[name][0]
+
+    def _times(self, time: float) -> Float32[np.ndarray, " n"]:
+        """Give every latent frame its time; the context is clean and stays at 0."""
+        times = np.full(self.contract.num_latents, time, np.float32)
+        times[: self.contract.context_latents] = 0
         return times
+
+    def _decode_clips(
+        self, latents: Sequence[Float32[np.ndarray, "n c y x"]], wanted: Sequence[int]
+    ) -> UInt8[np.ndarray, "k f h w 3"]:
+        """Decode whole clips, or of each only the frames of its last latent where no others are wanted."""
+        first_of_tail = self.contract.num_frames - self.contract.frames_per_latent
+        is_tail = "decode_tail" in self._sessions and min(wanted) >= first_of_tail
+        graph: GraphName = "decode_tail" if is_tail else "decode"
+        clips = self._lanes.run(
+            latents, lambda members: self._padded_output(graph, {"latents": np.stack(members)}, len(members))
+        )
+        first = first_of_tail if is_tail else 0
+        return np.stack(clips)[:, [index - first for index in wanted]]
 
     def _decode_forward(self, latents: Sequence[Float32[np.ndarray, "c y x"]]) -> UInt8[np.ndarray, "b h w 3"]:
         return self._padded_output("decode", {"latents": np.stack(latents)[:, None]}, len(latents))[:, 0]
@@ -121,67 +164,34 @@ class GraphRolloutEngine:
         return _sole_output(self._sessions[graph], padded)[:num_rows]
 
 
-def open_rollout_engine(bundle: Bundle, *, num_threads: int) -> GraphRolloutEngine:
+def open_rollout_engine(bundle: Bundle, *, num_threads: int, num_lanes: int | None = None) -> GraphRolloutEngine:
     """Run a bundle on ONNX Runtime's CPU provider: fp32, identical bytes whatever shares a step.
 
+    num_lanes: forwards that run side by side and share the threads; by default every thread is a lane.
     Raises BundleError when a graph is not what the contract says, RuntimeUnavailable without ONNX Runtime.
     """
     # Forwards that lanes run side by side have a thread each: sharing theirs took 10 to 20 % longer on two cores.
-    threads = {graph: 1 if graph in _LANE_GRAPHS else num_threads for graph in GRAPHS}
-    sessions = {graph: OrtSession(bundle.graph_path(graph), num_threads=threads[graph]) for graph in GRAPHS}
+    graphs = [*GRAPHS, *(graph for graph in OPTIONAL_GRAPHS if getattr(bundle.graphs, graph) is not None)]
+    lanes = num_lanes or num_threads
+    threads = {graph: num_threads // lanes if graph in _LANE_GRAPHS else num_threads for graph in graphs}
+    sessions = {graph: OrtSession(bundle.graph_path(graph), num_threads=threads[graph]) for graph in graphs}
     for graph, session in sessions.items():
-        _check_tensors(graph, session, bundle.contract)
-    return GraphRolloutEngine(
-        bundle.contract, sessions, determinism="bitwise", buckets=CPU_BUCKETS, num_lanes=num_threads
-    )
+        require_graph(graph, session, bundle.contract)
+    return GraphRolloutEngine(bundle.contract, sessions, determinism="bitwise", buckets=CPU_BUCKETS, num_lanes=lanes)
 
 
-def _step_tables(sessions: Mapping[GraphName, Session]) -> tuple[str, ...]:
-    """List the tables the step reads; each must be one that the condition graph makes."""
-    tables = tuple(name for name in sessions["step"].input_names if name not in _STEP_INPUTS)
-    if unknown := [name for name in tables if name not in sessions["condition"].output_names]:
-        raise BundleError(f"the step graph's input {unknown[0]!r} is not an output of the condition graph")
-    for graph in ("encode", "step", "decode"):
-        if len(sessions[graph].output_names) != 1:
-            raise BundleError(f"the {graph} graph has more than one output")
-    return tables
+def euler_denoised(previous: Latents, latents: Latents, time: float, next_time: float) -> Latents:
+    """Return where an Euler step x' = x + (t' - t) v points at time 0: x' - t' v.
+
+    After one step from time 1 that is the posterior mean.
+    """
+    return latents - next_time * ((latents - previous) / (next_time - time))
 
 
-def _check_tensors(graph: GraphName, session: OrtSession, contract: Contract) -> None:
-    """Compare a graph's inputs, and its sole output, with what the contract makes of them."""
-    expected = _expected_tensors(contract)[graph]
-    needed = (spec for spec in expected.inputs if spec.name in session.input_names or spec.name not in _OPTIONAL_INPUTS)
-    require_tensors(f"the {graph} graph's input", needed, session.inputs)
-    output = expected.output
-    if output is not None and not output.fits(session.outputs[0]):
-        raise BundleError(f"the {graph} graph's output is not {output.dtype} {list(output.shape)}")
-
-
-@dataclass(frozen=True, slots=True)
-class _GraphTensors:
-    inputs: tuple[TensorSpec, ...]
-    output: TensorSpec | None
-
-
-def _expected_tensors(contract: Contract) -> dict[GraphName, _GraphTensors]:
-    camera, context = contract.camera, contract.context_frames
-    num_frames = context + contract.horizon
-
-    def frames(batch: int | None, length: int | None) -> TensorSpec:
-        return TensorSpec("frames", "uint8", (batch, length, camera.height, camera.width, 3))
-
-    def latents(name: str, batch: int | None, length: int | None) -> TensorSpec:
-        return TensorSpec(name, "float32", (batch, length, *contract.latent_shape))
-
-    row = latents("latents", None, num_frames)
-    times = tuple(TensorSpec(name, "float32", (None, num_frames)) for name in ("time", "next_time"))
-    states = TensorSpec("states", "float32", (1, num_frames, contract.state.dim))
-    return {
-        "encode": _GraphTensors((frames(1, context),), latents("latents", 1, context)),
-        "condition": _GraphTensors((states, latents("context_latents", 1, context)), None),
-        "step": _GraphTensors((row, *times), row),
-        "decode": _GraphTensors((latents("latents", None, None),), frames(None, None)),
-    }
+def _unipc_coefficients(row: StepRow) -> Float32[np.ndarray, "2 5"]:
+    """Weigh a row's step in its schedule; of the times that come after it only matters whether there are any."""
+    later = () if row.next_time == 0 else (0.0,)
+    return coefficients((*row.earlier_times, row.time, row.next_time, *later), len(row.earlier_times))
 
 
 def _sole_output(session: Session, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -34,14 +34,17 @@ def parse_json(text: str, where: str) -> Json:
 
 
 class JsonRecord:
-    """One JSON object with exactly the keys stated; each getter raises BundleError when the type is another."""
+    """One JSON object with exactly the keys stated; each getter raises BundleError when the type is another.
 
-    def __init__(self, value: Json, where: str, keys: Collection[str]) -> None:
+    Optional keys may be absent; `has` tells.
+    """
+
+    def __init__(self, value: Json, where: str, keys: Collection[str], optional: Collection[str] = ()) -> None:
         if not isinstance(value, dict):
             raise BundleError(f"{where}: expected an object")
         if missing := [key for key in keys if key not in value]:
             raise BundleError(f"{where}: key {missing[0]!r} is missing")
-        if unknown := [key for key in value if key not in keys]:
+        if unknown := [key for key in value if key not in keys and key not in optional]:
             raise BundleError(f"{where}: key {unknown[0]!r} is unknown")
         self._values = value
         self._where = where
@@ -49,6 +52,10 @@ class JsonRecord:
     def at(self, key: str) -> str:
         """Name a key's place in its file."""
         return f"{self._where}: {key}"
+
+    def has(self, key: str) -> bool:
+        """Tell whether an optional key is there."""
+        return key in self._values
 
     def value(self, key: str) -> Json:
         """Return a value of any type."""
@@ -85,9 +92,9 @@ class JsonRecord:
             raise BundleError(f"{self.at(key)}: expected a list that is not empty")
         return value
 
-    def record(self, key: str, keys: Collection[str]) -> "JsonRecord":
-        """Return an object with exactly these keys."""
-        return JsonRecord(self._values[key], self.at(key), keys)
+    def record(self, key: str, keys: Collection[str], optional: Collection[str] = ()) -> "JsonRecord":
+        """Return an object with exactly these keys, and perhaps optional ones."""
+        return JsonRecord(self._values[key], self.at(key), keys, optional)
 
     def records(self, key: str, keys: Collection[str]) -> list["JsonRecord"]:
         """Return a list of objects with exactly these keys each."""

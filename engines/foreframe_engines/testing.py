@@ -142,6 +142,16 @@ class ToyRolloutEngine:
         self.step_rows.append(len(rows))
         return [self._advance(row) for row in rows]
 
+    def denoise(
+        self,
+        previous: Float32[np.ndarray, "n c y x"],
+        state: Float32[np.ndarray, "n c y x"],
+        time: float,
+        next_time: float,
+    ) -> Float32[np.ndarray, "n c y x"]:
+        """Return where an Euler step points at time 0."""
+        return state - next_time * ((state - previous) / (next_time - time))
+
     def _advance(self, row: StepRow) -> Float32[np.ndarray, "n c y x"]:
         context = self.contract.context_frames
         time, next_time = np.float32(row.time), np.float32(row.next_time)

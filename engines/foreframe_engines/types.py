@@ -14,8 +14,13 @@ from typing import Self, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
+from foreframe_engines.solvers import Solver
+
 Latents: TypeAlias = Float32[np.ndarray, "n c y x"]
 """One member on its way from noise to data: clean context latents, then the future's."""
+
+StepState: TypeAlias = Float32[np.ndarray, "*slots n c y x"]
+"""What a solver keeps of a member between steps: its latents, or on an axis before them also what it looks back on."""
 
 
 class Strategy(StrEnum):
@@ -85,13 +90,18 @@ class StateSchema:
 
 @dataclass(frozen=True, slots=True)
 class SamplerSpec:
-    """Defaults and limits of sampling; `shift` is the flow's timestep shift (Wan 2.2 uses 5)."""
+    """Defaults and limits of sampling; `shift` is the flow's timestep shift (Wan 2.2 uses 5).
+
+    guidance: where a request says nothing; None where the model has none, 1 has no effect.
+    """
 
     steps: int
     max_steps: int
     shift: float
     ensemble_size: int
     max_ensemble_size: int
+    solver: Solver = Solver.EULER
+    guidance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,7 @@ class Contract:
     latent_shape: tuple[int, int, int]
     """c h w of one latent frame."""
     frames_per_latent: int
+    """Above 1 the autoencoder is causal: the first latent is one frame, each later one so many."""
     capabilities: tuple[str, ...]
     buckets: tuple[int, ...]
     """Batch sizes a step is run at; fewer rows are padded up to the next."""
@@ -156,6 +167,21 @@ class Contract:
     def camera(self) -> CameraSpec:
         """The camera whose future is predicted."""
         return self.cameras[0]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of context and horizon together: as many as there are state rows."""
+        return self.context_frames + self.horizon
+
+    @property
+    def context_latents(self) -> int:
+        """Latent frames of the context."""
+        return 1 + (self.context_frames - 1) // self.frames_per_latent
+
+    @property
+    def num_latents(self) -> int:
+        """Latent frames n of context and horizon together."""
+        return 1 + (self.num_frames - 1) // self.frames_per_latent
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +236,18 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepRow:
-    """One member's next solver step: latents float32 `t c h w` (context included) go from `time` to `next_time`."""
+    """One member's next solver step: its state (latents float32, context included) goes from `time` to `next_time`.
 
-    latents: Float32[np.ndarray, "t c h w"]
+    earlier_times: those of the member's steps before, 1 first. guidance: how far from the branch that is told nothing;
+    1 is no guidance.
+    """
+
+    latents: StepState
     time: float
     next_time: float
     conditioning: Conditioning
+    earlier_times: tuple[float, ...] = ()
+    guidance: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from foreframe_engines.types import Conditioning, Latents, OnDeadline, Priority, Query, StepRow
+from foreframe_engines.types import Conditioning, OnDeadline, Priority, Query, StepRow, StepState
 
 _STEP_MARGIN = 1.5
 """A step that is begun cannot be called back, and one in four takes longer than predicted."""
@@ -31,8 +31,8 @@ class Member:
     """One noise draw in flight: its latents after `step` steps and one step before; None until the job is prepared."""
 
     index: int
-    latents: Latents | None = None
-    previous: Latents | None = None
+    latents: StepState | None = None
+    previous: StepState | None = None
     step: int = 0
 
 
@@ -153,7 +153,7 @@ class Job:
         self.times = times
         self.num_pending_rows = len(self.members) * self.num_steps
 
-    def book(self, member: Member, latents: Latents) -> None:
+    def book(self, member: Member, latents: StepState) -> None:
         """Put a member one step on."""
         member.previous, member.latents = member.latents, latents
         member.step += 1
@@ -171,8 +171,9 @@ class Row:
         """Return what the engine steps. The job must be prepared."""
         if self.member.latents is None or self.job.conditioning is None:
             raise RuntimeError("a row was stepped before its job was prepared")
-        time, next_time = self.job.times[self.member.step : self.member.step + 2]
-        return StepRow(self.member.latents, time, next_time, self.job.conditioning)
+        step, times = self.member.step, self.job.times
+        guidance = self.job.query.sampling.guidance
+        return StepRow(self.member.latents, times[step], times[step + 1], self.job.conditioning, times[:step], guidance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,18 +215,6 @@ def due_s(job: Job, patience_s: float) -> float:
 def later_deadline(one_s: float | None, other_s: float | None) -> float | None:
     """Return the later of two deadlines; None is never."""
     return None if one_s is None or other_s is None else max(one_s, other_s)
-
-
-def denoised(member: Member, times: tuple[float, ...]) -> Latents:
-    """Return where a member's last step points at time 0. After one step from time 1 that is the posterior mean.
-
-    An Euler step is x' = x + (t' - t) v, and the estimate of the data is x' - t' v.
-    """
-    if member.previous is None or member.latents is None:
-        raise RuntimeError("a member without a step points nowhere")
-    time, next_time = times[member.step - 1 : member.step + 1]
-    velocity = (member.latents - member.previous) / (next_time - time)
-    return member.latents - next_time * velocity
 
 
 def affordable_steps(seconds: float, step_s: float, limit: int) -> int:

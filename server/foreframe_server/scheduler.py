@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from foreframe_engines.types import Latents, OnDeadline, Priority
+from foreframe_engines.types import OnDeadline, Priority, StepState
 from foreframe_server.budgets import Budgets
 from foreframe_server.cost_model import CostModel
 from foreframe_server.errors import DeadlineUnmeetable, LoadedDeadline, Overloaded, TooExpensive
@@ -134,7 +134,7 @@ class Scheduler:
         rows = tuple(row for row in batch.rows if row.job.id in self._jobs)
         return StepBatch(rows, now) if rows else None
 
-    def settle(self, batch: StepBatch, results: Sequence[Latents], now: float) -> list[Row]:
+    def settle(self, batch: StepBatch, results: Sequence[StepState], now: float) -> list[Row]:
         """Book the latents after one step, one for each row in order; end the jobs that are finished or late.
 
         Returns the rows whose members became whole, of jobs that still lived.

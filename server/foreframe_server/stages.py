@@ -14,10 +14,10 @@ from jaxtyping import Float32, UInt8
 from foreframe_engines import NoisePlan, RolloutEngine, StepRow
 from foreframe_engines.noise import member_noise
 from foreframe_engines.sampling import initial_member
-from foreframe_engines.types import Conditioning, Latents
+from foreframe_engines.types import Conditioning, Latents, StepState
 from foreframe_server.calls import Timings
 from foreframe_server.cost_model import CostModel
-from foreframe_server.jobs import Job
+from foreframe_server.jobs import Job, Member
 from foreframe_server.lru import LruBytes
 
 _NUM_ROUNDS = 5
@@ -55,11 +55,18 @@ class JobStages:
         timings.condition = 1000 * (self._clock() - encoded_s)
         self._cost.observe_prepare(self._clock() - started_s)
 
-    def draw(self, job: Job, member: int) -> Latents:
+    def draw(self, job: Job, member: int) -> StepState:
         """Return one member's latents at time 1: a function of the seed and the member's number alone."""
         if job.conditioning is None:
             raise RuntimeError("noise was drawn before the job was conditioned")
         return initial_member(self._engine, job.conditioning, job.query, member)
+
+    def denoise(self, job: Job, member: Member) -> Latents:
+        """Return where a member's last step points at time 0: after one step from time 1, the posterior mean."""
+        if member.previous is None or member.latents is None:
+            raise RuntimeError("a member without a step points nowhere")
+        time, next_time = job.times[member.step - 1 : member.step + 1]
+        return self._engine.denoise(member.previous, member.latents, time, next_time)
 
     def decode(self, job: Job, latents: Sequence[Latents], timings: Timings) -> UInt8[np.ndarray, "k f h w 3"]:
         """Decode the wanted frames of members. Raises ModelFault when latents are not finite."""

@@ -21,11 +21,11 @@ from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.reading import Reads, grid_states, history_reads
 from foreframe_engines.types import GridScore, TokenContext, TokenHistory, TokenRow
 from foreframe_server.calls import Call
+from foreframe_server.device import DeviceThread
 from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, Overloaded
 from foreframe_server.metrics import Metrics
 from foreframe_server.turns import Turns
-from foreframe_server.worker import EngineWorker
 
 _READ_SMOOTHING = 0.2
 
@@ -44,7 +44,7 @@ class TokenReader:
     def __init__(
         self,
         engine: LikelihoodEngine,
-        worker: EngineWorker,
+        device: DeviceThread,
         metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -55,7 +55,7 @@ class TokenReader:
         self.tokens = engine.tokens
         self.max_rows = max_rows
         self.engine = engine
-        self._worker = worker
+        self._device = device
         self._metrics = metrics
         self._clock = clock
         self._max_pending_s = max_pending_s
@@ -69,7 +69,7 @@ class TokenReader:
     @property
     def is_ready(self) -> bool:
         """Whether jobs are taken."""
-        return self._worker.is_ready and not self._is_stopping
+        return self._device.is_ready and not self._is_stopping
 
     @property
     def pending_s(self) -> float:
@@ -78,7 +78,7 @@ class TokenReader:
 
     async def warm_up(self) -> None:
         """Run every graph once and learn how long a read takes. Raises what the engine raises."""
-        self._read_s = await self._worker.run(self._run_all)
+        self._read_s = await self._device.run(self._run_all)
 
     async def stop(self, drain_s: float) -> None:
         """Take no more jobs, give the admitted ones so long, close the engine on the device's thread.
@@ -90,7 +90,7 @@ class TokenReader:
             async with asyncio.timeout(drain_s):
                 await self._is_idle.wait()
         with contextlib.suppress(NotReady):
-            await self._worker.run(self.engine.close)
+            await self._device.run(self.engine.close)
 
     @contextlib.contextmanager
     def admitting(self, num_reads: int, call: Call) -> Iterator["TokenJob"]:
@@ -128,7 +128,7 @@ class TokenReader:
         asked_s = self._clock()
         async with self._turns.taking(job.call.priority, job.call.deadline_s):
             await self._check_wanted(job.call)
-            return await self._worker.run(partial(self._run_timed, action, job, asked_s))
+            return await self._device.run(partial(self._run_timed, action, job, asked_s))
 
     def read_rows(self, rows: Sequence[TokenRow]) -> list[GridScore]:
         """Read rows in one forward, on the device's thread, and learn how long one takes."""

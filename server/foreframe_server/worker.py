@@ -6,14 +6,11 @@ guards and which is never held during an engine call; members go back to the eve
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -22,21 +19,18 @@ from jaxtyping import UInt8
 from foreframe_engines import OnDeadline, Query, RolloutEngine
 from foreframe_engines.schedule import get_schedule, num_steps
 from foreframe_engines.selftest import measure_determinism, weaker
-from foreframe_engines.types import Latents
+from foreframe_engines.types import Latents, StepState
 from foreframe_server.calls import Call, Timings
 from foreframe_server.decodings import Decoding, Decodings
+from foreframe_server.device import DeviceThread
 from foreframe_server.errors import ModelFault, NotReady
-from foreframe_server.jobs import Ending, Job, Outcome, Row, StepBatch, affordable_steps, denoised, is_bulk
+from foreframe_server.jobs import Ending, Job, Outcome, Row, StepBatch, affordable_steps, is_bulk
 from foreframe_server.metrics import Metrics
 from foreframe_server.scheduler import Scheduler
 from foreframe_server.stages import JobStages
 from foreframe_server.tickets import Listener, Ticket, WorkerResult, answer, ending_error, post, reject
 
-_IDLE_TURN_S = 1.0
-
 _log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +39,7 @@ class _Ended:
     outcome: Outcome
 
 
-class EngineWorker:
+class EngineWorker(DeviceThread):
     """Runs jobs on one engine in one thread.
 
     `start`, then `warm_up`, then any number of `submit`, then `stop`, which drains, joins and closes the engine.
@@ -60,37 +54,28 @@ class EngineWorker:
         *,
         max_context_bytes: int = 64 * 2**20,
     ) -> None:
+        super().__init__(metrics, clock)
         self._engine = engine
         self._scheduler = scheduler
-        self._metrics = metrics
-        self._clock = clock
         self._cost = scheduler.cost
         self._stages = JobStages(engine, self._cost, clock, max_context_bytes=max_context_bytes)
         self._tickets: dict[str, Ticket] = {}
         self._decodings = Decodings()
         self._undecoded: dict[str, _Ended] = {}
-        self._commands: deque[Callable[[], None]] = deque()
         self._job_ids = count()
-        self._wake = threading.Condition()
-        self._thread = threading.Thread(target=self._serve, name="foreframe-device", daemon=True)
         self.determinism = engine.determinism
         self._is_warm = False
         self._is_draining = False
-        self._is_stopped = False
 
     @property
     def is_ready(self) -> bool:
         """Whether jobs are taken: warm, alive and not draining."""
-        return self._is_warm and not self._is_draining and self._thread.is_alive()
+        return self._is_warm and not self._is_draining and super().is_ready
 
     @property
     def num_jobs(self) -> int:
         """How many admitted jobs have not ended."""
         return len(self._tickets)
-
-    def start(self) -> None:
-        """Start the thread that owns the device."""
-        self._thread.start()
 
     async def warm_up(self) -> None:
         """Run every stage, and a step of every bucket, once; from then on the worker is ready.
@@ -98,7 +83,7 @@ class EngineWorker:
         Sets `determinism` from what equal rows gave in changing company. Raises what the engine raises.
         """
         seconds = await self.run(self._stages.run_all)
-        with self._wake:
+        with self.wake:
             self._cost.fit(seconds)
         self.determinism = weaker(self._engine.determinism, await self.run(self._measure_determinism))
         self._is_warm = True
@@ -118,12 +103,12 @@ class EngineWorker:
         if not self.is_ready:
             raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
         job = self._new_job(query, call, first_member)
-        ticket = Ticket(job, asyncio.get_running_loop().create_future(), self._clock(), listener)
-        with self._wake:
-            self._scheduler.add(job, self._clock())
+        ticket = Ticket(job, asyncio.get_running_loop().create_future(), self.clock(), listener)
+        with self.wake:
+            self._scheduler.add(job, self.clock())
             self._tickets[job.id] = ticket
             ended = self._take_ended()
-            self._wake.notify()
+            self.wake.notify()
         self._deliver(ended)
         return ticket
 
@@ -137,18 +122,18 @@ class EngineWorker:
 
     def extend(self, ticket: Ticket, deadline_s: float | None, on_deadline: OnDeadline) -> None:
         """Let a job live for a second caller: until the later deadline, ending in the milder way."""
-        with self._wake:
+        with self.wake:
             self._scheduler.extend(ticket.job.id, deadline_s, on_deadline)
 
     def grow(self, ticket: Ticket, size: int) -> bool:
         """Ask for more members of a job; False when it has ended."""
-        with self._wake:
+        with self.wake:
             return self._scheduler.grow(ticket.job.id, size)
 
     def timings(self, ticket: Ticket) -> Timings:
         """Return how long a job's stages have taken so far."""
         batch_rows = ticket.batch_rows or [0]
-        denoise_ms = 1000 * (self._clock() - ticket.prepared_s) if ticket.prepared_s else 0.0
+        denoise_ms = 1000 * (self.clock() - ticket.prepared_s) if ticket.prepared_s else 0.0
         return replace(
             ticket.timings,
             denoise=max(0.0, denoise_ms - ticket.timings.latent_decode),
@@ -158,19 +143,6 @@ class EngineWorker:
     async def estimate(self, ticket: Ticket) -> WorkerResult | None:
         """Decode where a job's first member is heading, at the next step border; None before its first step."""
         return await self.run(partial(self._estimate_or_fault, ticket))
-
-    async def run(self, action: Callable[[], T]) -> T:
-        """Run an action on the device's thread at the next step border, and return or raise what it does.
-
-        Raises NotReady when the thread has not been started or has stopped.
-        """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        with self._wake:
-            if self._is_stopped or not self._thread.is_alive():
-                raise NotReady("The worker is not running.", retry_after_ms=1000)
-            self._commands.append(partial(answer, future, action))
-            self._wake.notify()
-        return await future
 
     async def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
         """Encode context frames (RGB 0..255), or find them encoded. Raises NotReady or ModelFault."""
@@ -185,11 +157,7 @@ class EngineWorker:
         if waiting:
             await asyncio.wait(waiting, timeout=drain_s)
         self._end(list(self._tickets.values()), Ending.CANCELLED)
-        with self._wake:
-            self._is_stopped = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+        await self.join()
 
     def _measure_determinism(self) -> str:
         buckets = [bucket for bucket in self._engine.contract.buckets if bucket <= self._cost.max_rows]
@@ -212,7 +180,7 @@ class EngineWorker:
         return get_schedule(steps, self._engine.contract.sampler.shift)
 
     def _end(self, tickets: Sequence[Ticket], ending: Ending) -> None:
-        with self._wake:
+        with self.wake:
             for ticket in tickets:
                 self._scheduler.cancel(ticket.job.id, ending)
             ended = self._take_ended()
@@ -234,40 +202,16 @@ class EngineWorker:
 
     def _count_ending(self, outcome: Outcome) -> None:
         if outcome.ending is Ending.SUPERSEDED:
-            self._metrics.count_superseded()
+            self.metrics.count_superseded()
         elif outcome.ending is Ending.CANCELLED:
-            self._metrics.count_cancelled("queue" if outcome.job.conditioning is None else "denoise")
+            self.metrics.count_cancelled("queue" if outcome.job.conditioning is None else "denoise")
 
-    def _serve(self) -> None:
-        while self._wait_for_work():
-            started_s = self._clock()
-            try:
-                self._turn()
-            except Exception:  # noqa: BLE001 - the border of the worker: it logs, answers and lives on
-                _log.exception("worker.turn_failed")
-                self._fault_all()
-            self._metrics.observe_device(self._clock() - started_s, is_busy=True)
-        while decoding := self._decodings.take(is_controller_waiting=False):
-            self._decode(decoding)
-        self._run_commands()
-        self._engine.close()
+    def has_work(self) -> bool:
+        """Whether anything waits to be stepped or decoded."""
+        return bool(self._decodings) or self._scheduler.has_work
 
-    def _fault_all(self) -> None:
-        for each in self._undecoded.values():
-            reject(each.ticket.future, ending_error(Ending.FAULTED))
-        self._undecoded.clear()
-        self._end(list(self._tickets.values()), Ending.FAULTED)
-
-    def _wait_for_work(self) -> bool:
-        with self._wake:
-            while not (self._is_stopped or self._commands or self._decodings or self._scheduler.has_work):
-                started_s = self._clock()
-                self._wake.wait(_IDLE_TURN_S)
-                self._metrics.observe_device(self._clock() - started_s, is_busy=False)
-            return not self._is_stopped
-
-    def _turn(self) -> None:
-        self._run_commands()
+    def turn(self) -> None:
+        """Decode a few members, or step those that are next."""
         batch = self._schedule()
         has_controllers = batch is not None and not all(is_bulk(job) for job in batch.jobs)
         decoding = self._decodings.take(is_controller_waiting=has_controllers)
@@ -279,15 +223,23 @@ class EngineWorker:
             if confirmed is not None:
                 self._step(confirmed)
 
-    def _run_commands(self) -> None:
-        # Only those that wait now: whoever asks again at once must not keep steps from running.
-        for _ in range(len(self._commands)):
-            self._commands.popleft()()
+    def fault(self) -> None:
+        """Fail every job."""
+        for each in self._undecoded.values():
+            reject(each.ticket.future, ending_error(Ending.FAULTED))
+        self._undecoded.clear()
+        self._end(list(self._tickets.values()), Ending.FAULTED)
+
+    def finish(self) -> None:
+        """Decode what is whole, and close the engine."""
+        while decoding := self._decodings.take(is_controller_waiting=False):
+            self._decode(decoding)
+        self._engine.close()
 
     def _schedule(self) -> StepBatch | None:
-        with self._wake:
-            batch = self._scheduler.schedule(self._clock())
-            self._metrics.observe_queue(self._scheduler.pending_s, self._cost.error_ratio)
+        with self.wake:
+            batch = self._scheduler.schedule(self.clock())
+            self.metrics.observe_queue(self._scheduler.pending_s, self._cost.error_ratio)
             ended = self._take_ended()
         self._deliver(ended)
         return batch
@@ -302,28 +254,28 @@ class EngineWorker:
                 row.member.latents = self._stages.draw(row.job, row.member.index)
 
     def _condition(self, ticket: Ticket) -> None:
-        ticket.timings.queue = 1000 * (self._clock() - ticket.admitted_s)
+        ticket.timings.queue = 1000 * (self.clock() - ticket.admitted_s)
         try:
             self._stages.condition(ticket.job, ticket.timings)
         except Exception as error:  # noqa: BLE001 - an engine may raise anything, and only this job may fail
             self._fault(ticket.job, error)
-        ticket.prepared_s = self._clock()
+        ticket.prepared_s = self.clock()
         self._shorten(ticket.job)
 
     def _shorten(self, job: Job) -> None:
         """Take fewer steps where a whole member would not be ready in time: one step is the posterior mean."""
         if job.deadline_s is None or job.on_deadline is not OnDeadline.DEGRADE or job.first_member > 0:
             return
-        with self._wake:
+        with self.wake:
             decode_s = job.decode_s * min(self._cost.max_rows, len(job.members))
-            left_s = job.deadline_s - self._clock() - decode_s - self._scheduler.ahead_s(job)
+            left_s = job.deadline_s - self.clock() - decode_s - self._scheduler.ahead_s(job)
             steps = affordable_steps(left_s, self._cost.step_s(self._cost.max_rows), job.num_steps)
             if steps < job.num_steps:
                 job.shorten(self._times(steps))
 
     def _confirm(self, batch: StepBatch) -> StepBatch | None:
-        with self._wake:
-            confirmed = self._scheduler.confirm(batch, self._clock())
+        with self.wake:
+            confirmed = self._scheduler.confirm(batch, self.clock())
             ended = self._take_ended()
         self._deliver(ended)
         return confirmed
@@ -347,19 +299,19 @@ class EngineWorker:
             if confirmed is not None:
                 self._step(confirmed)
 
-    def _forward(self, rows: Sequence[Row]) -> list[Latents]:
-        self._metrics.observe_batch(len(rows))
+    def _forward(self, rows: Sequence[Row]) -> list[StepState]:
+        self.metrics.observe_batch(len(rows))
         results = self._engine.step([row.step_row() for row in rows])
         if len(results) != len(rows):
             raise RuntimeError(f"the engine returned {len(results)} latents for {len(rows)} rows")
         return results
 
-    def _settle(self, batch: StepBatch, results: Sequence[Latents]) -> None:
+    def _settle(self, batch: StepBatch, results: Sequence[StepState]) -> None:
         tickets = {job.id: self._tickets[job.id] for job in batch.jobs if job.id in self._tickets}
         for ticket in tickets.values():
             ticket.batch_rows.append(len(batch.rows))
-        with self._wake:
-            whole = self._scheduler.settle(batch, results, self._clock())
+        with self.wake:
+            whole = self._scheduler.settle(batch, results, self.clock())
             ended = self._take_ended()
         unanswered = {each.ticket.job.id for each in ended if not each.outcome.has_answer}
         for job_id, ticket in tickets.items():
@@ -434,7 +386,7 @@ class EngineWorker:
         if member.step == 0:
             return None
         try:
-            latents = denoised(member, ticket.job.times)
+            latents = self._stages.denoise(ticket.job, member)
             frames = self._stages.decode(ticket.job, [latents], ticket.timings)
         except Exception as error:
             _log.exception("worker.engine_failed", job=ticket.job.id)

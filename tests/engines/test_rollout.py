@@ -199,10 +199,10 @@ def rewrite_contract(folder: Path, contract: Contract) -> None:
     write_manifest(folder)
 
 
-def test_several_frames_a_latent_are_refused_at_open(bundle_folder: Path) -> None:
+def test_frames_that_do_not_fill_latents_are_refused(bundle_folder: Path) -> None:
     rewrite_contract(bundle_folder, replace(toy_contract(), frames_per_latent=4))
-    with pytest.raises(BundleError, match="frames_per_latent: 4"):
-        open_rollout_engine(Bundle.open(bundle_folder), num_threads=1)
+    with pytest.raises(BundleError, match="context_frames: the frames do not fill latents of 4"):
+        Bundle.open(bundle_folder)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
 import numpy as np
 import pytest
 
-from foreframe_engines import OnDeadline, Priority, Strategy
+from foreframe_engines import OnDeadline, Priority
 from foreframe_engines.schedule import get_schedule
 from foreframe_engines.testing import ToyRolloutEngine
 from foreframe_server.jobs import (
     Ending,
     Job,
-    Member,
     Outcome,
     Row,
     StepBatch,
     affordable_steps,
-    denoised,
     due_s,
     is_bulk,
     later_deadline,
@@ -212,37 +210,6 @@ def test_a_batch_names_each_of_its_jobs_once_and_in_order(make_query):
     jobs = [Job(name, make_query(size=2), get_schedule(1, SHIFT)) for name in "ba"]
     rows = tuple(Row(job, member) for job in jobs for member in job.members)
     assert StepBatch(rows, 0.0).jobs == tuple(jobs)
-
-
-@pytest.mark.parametrize("num_taken", [1, 2, 3, 4])
-def test_the_estimate_of_a_straight_flow_is_its_end_after_any_step(num_taken):
-    times = get_schedule(4, SHIFT)
-    rng = np.random.default_rng(0)
-    data, noise = rng.standard_normal((2, 1, 2, 3, 3))
-    member = Member(0, noise)
-    for time in times[1 : num_taken + 1]:
-        member.previous, member.latents = member.latents, (1 - time) * data + time * noise
-        member.step += 1
-    np.testing.assert_allclose(denoised(member, times), data, atol=1e-12)
-
-
-def test_a_member_without_a_step_points_nowhere():
-    with pytest.raises(RuntimeError, match="points nowhere"):
-        denoised(Member(0, LATENTS), (1.0, 0.0))
-
-
-def test_the_estimate_after_one_step_is_the_posterior_mean(make_query):
-    engine = ToyRolloutEngine()
-    query = make_query(steps=4, strategy=Strategy.SAMPLE)
-    job = Job("job", query, get_schedule(4, SHIFT))
-    job.conditioning = engine.condition(engine.encode(query.context), query.states)
-    noise = np.random.default_rng(0).standard_normal(engine.noise_shape(), dtype=np.float32)
-    member = job.members[0]
-    member.latents = engine.initial_latents(job.conditioning, noise)
-    whole_way = Row(Job("mean", query, (1.0, 0.0), conditioning=job.conditioning), Member(0, member.latents))
-    job.book(member, engine.step([Row(job, member).step_row()])[0])
-    (mean,) = engine.step([whole_way.step_row()])
-    np.testing.assert_allclose(denoised(member, job.times), mean, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,13 @@ class Session(Protocol):
         ...
 
 
+class DescribedSession(Session, Protocol):
+    """A session whose graph says what its tensors are."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
 def require_tensors(place: str, expected: Iterable[TensorSpec], actual: Iterable[TensorSpec]) -> None:
     """Find at a place each expected tensor by name, with its dtype and axes. Raises BundleError naming both."""
     by_name = {spec.name: spec for spec in actual}

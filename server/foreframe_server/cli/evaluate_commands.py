@@ -101,6 +101,7 @@ def evaluate_noise(
     data: DataOption = None,
     clips: ClipsOption = None,
     reference: Annotated[int, typer.Option(min=2, help="Independent members that stand for endless ones.")] = 256,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the model's")] = None,
     bundle: BundleOption = None,
     out: OutOption = None,
     json: JsonFlag = False,
@@ -111,7 +112,7 @@ def evaluate_noise(
     from foreframe_server.cli.overrides import read_private
 
     check_out(out)
-    publish(run_noise(read_private(bundle), data, clips, reference), out, is_json=json)
+    publish(run_noise(read_private(bundle), data, clips, reference, steps), out, is_json=json)
 
 
 @evaluate.command("states")

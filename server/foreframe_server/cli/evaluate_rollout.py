@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,9 @@ def run_ensembles(settings: Settings, data: Path | None, count: int | None, larg
     return Finding(asdict(report), ensembles_chart(report))
 
 
-def run_noise(settings: Settings, data: Path | None, count: int | None, reference_members: int) -> Finding:
+def run_noise(
+    settings: Settings, data: Path | None, count: int | None, reference_members: int, steps: int | None
+) -> Finding:
     """Compare noise plans with each other and at equal compute.
 
     Raises BundleError, DatasetError or RuntimeUnavailable.
@@ -49,8 +51,10 @@ def run_noise(settings: Settings, data: Path | None, count: int | None, referenc
     with closing(open_engine(settings)) as engine:
         clips = _clips(settings, engine.contract, data, count)
         scale = Scale(reference_members=reference_members)
-        found = measure_noise(partial(sample, engine), engine.contract, clips, scale)
-        report = summarise_noise(engine.contract, list(track(found, "clips", len(clips))), reference_members)
+        sampler = engine.contract.sampler
+        contract = replace(engine.contract, sampler=replace(sampler, steps=steps or sampler.steps))
+        found = measure_noise(partial(sample, engine), contract, clips, scale)
+        report = summarise_noise(contract, list(track(found, "clips", len(clips))), reference_members)
     return Finding(asdict(report), noise_chart(report))
 
 
