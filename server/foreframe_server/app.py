@@ -5,11 +5,11 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from fastapi import FastAPI
@@ -24,6 +24,7 @@ from foreframe_server.budgets import Budgets
 from foreframe_server.cache import RedisTier, ResultCache
 from foreframe_server.context_encoder import ContextEncoder
 from foreframe_server.cost_model import CostModel
+from foreframe_server.device import DeviceThread
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
@@ -31,8 +32,9 @@ from foreframe_server.middleware import BodyBounds, RequestLog
 from foreframe_server.observation_schemas import ObservationReply, ObservationRequest
 from foreframe_server.problems import HANDLERS
 from foreframe_server.progress_schemas import AcceptedEvent, EstimateEvent, UpdateEvent
-from foreframe_server.routes import likelihoods, models, observations, operations, predictions, scores
-from foreframe_server.routes.host import Host
+from foreframe_server.realtime_schemas import RealtimeReply, RealtimeRequest
+from foreframe_server.routes import likelihoods, models, observations, operations, predictions, realtime, scores
+from foreframe_server.routes.host import Host, HostedModel
 from foreframe_server.scheduler import Scheduler
 from foreframe_server.schemas import PredictionReply, PredictionRequest, Problem, StateCheckRequest
 from foreframe_server.score_schemas import ScoreReply, ScoreRequest
@@ -44,7 +46,10 @@ from foreframe_server.worker import EngineWorker
 
 OPENAPI_PATH = Path(__file__).parent.parent / "openapi.json"
 _API_VERSION = "1"
-_DESCRIPTION = "An inference server for robot world models: predicted frames, their uncertainty, and what they cost."
+_DESCRIPTION = (
+    "An inference server for robot world models: predicted frames, their uncertainty, and what they cost. "
+    "The websocket `/v1/realtime` takes messages as RealtimeRequest and sends messages as RealtimeReply, in msgpack."
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -54,19 +59,35 @@ class _Running:
     """What has been started so far, and must be stopped."""
 
     cache: ResultCache
+    device: DeviceThread | None = None
     worker: EngineWorker | None = None
     reader: TokenReader | None = None
     service: PredictionService | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _OpenedEngines:
-    """The engines of one model, and what they came with; `fingerprint` tells its bytes from other models'."""
+class OpenedEngines:
+    """The engines of one model, at least one, and what they came with.
 
-    rollout: RolloutEngine
+    `fingerprint` tells its bytes from other models', and from the same model's on another backend.
+    """
+
     fingerprint: str
+    rollout: RolloutEngine | None = None
     likelihood: LikelihoodEngine | None = None
     calibration: Calibration | None = None
+
+    @property
+    def contract(self) -> Contract:
+        """The model's contract. Raises ValueError when there is no engine."""
+        engine = self.rollout or self.likelihood
+        if engine is None:
+            raise ValueError("a model needs an engine")
+        return engine.contract
+
+
+OpenEngines: TypeAlias = Callable[[EngineSettings], OpenedEngines]
+"""Opens the model that the settings name, in a thread of its own. Raises EngineError."""
 
 
 class _DescribedApp(FastAPI):
@@ -94,28 +115,20 @@ class _DescribedApp(FastAPI):
                 (ObservationReply, "serialization"),
                 (PredictionReply, "serialization"),
                 (Problem, "serialization"),
+                (RealtimeReply, "serialization"),
+                (RealtimeRequest, "validation"),
                 (ScoreReply, "serialization"),
                 (UpdateEvent, "serialization"),
             ],
             ref_template="#/components/schemas/{model}",
         )
-        document["components"]["schemas"] = dict(sorted({**schemas, **bodies["$defs"]}.items()))
+        document["components"]["schemas"] = dict(sorted({**bodies["$defs"], **schemas}.items()))
         return document
 
 
-def create_app(
-    settings: Settings,
-    *,
-    engine: RolloutEngine | None = None,
-    likelihood_engine: LikelihoodEngine | None = None,
-    calibration: Calibration | None = None,
-) -> FastAPI:
-    """Build the app; its lifespan opens the bundle of the settings, or takes over the engines that are given."""
+def create_app(settings: Settings, open_engines: OpenEngines | None = None) -> FastAPI:
+    """Build the app; its lifespan opens the model, by default the bundle of the settings on ONNX Runtime."""
     host = Host(settings, Metrics())
-    given = None
-    if engine is not None:
-        fingerprint = f"{engine.contract.model} {engine.contract.revision}"
-        given = _OpenedEngines(engine, fingerprint, likelihood_engine, calibration)
     app = _DescribedApp(
         title="foreframe",
         version=_API_VERSION,
@@ -125,10 +138,10 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict(HANDLERS),
-        lifespan=partial(_lifespan, given=given),
+        lifespan=partial(_lifespan, open_engines=open_engines or open_bundle),
     )
     app.state.host = host
-    for module in (predictions, likelihoods, scores, observations, models, operations):
+    for module in (predictions, likelihoods, scores, observations, realtime, models, operations):
         app.include_router(module.router)
     http = settings.http
     app.add_middleware(BodyBounds, max_body_bytes=http.max_body_bytes, body_timeout_s=http.body_timeout_s)
@@ -137,10 +150,10 @@ def create_app(
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI, *, given: _OpenedEngines | None) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, *, open_engines: OpenEngines) -> AsyncIterator[None]:
     host: Host = app.state.host
     running = _Running(_open_cache(host))
-    app.state.starting = asyncio.create_task(_start_or_say_why(host, running, given))
+    app.state.starting = asyncio.create_task(_start_or_say_why(host, running, open_engines))
     try:
         yield
     finally:
@@ -158,40 +171,53 @@ def _open_cache(host: Host) -> ResultCache:
     return ResultCache(host.metrics, max_bytes=settings.max_bytes, ttl_s=settings.ttl_s, redis=redis)
 
 
-async def _start_or_say_why(host: Host, running: _Running, given: _OpenedEngines | None) -> None:
+async def _start_or_say_why(host: Host, running: _Running, open_engines: OpenEngines) -> None:
     try:
-        await _start(host, running, given)
+        await _start(host, running, open_engines)
     except Exception:  # noqa: BLE001 - a task that nobody awaits: what stops the start is logged, and health tells
         host.has_failed = True
         _log.exception("the model could not be started")
 
 
-async def _start(host: Host, running: _Running, given: _OpenedEngines | None) -> None:
-    settings = host.settings
-    opened = await asyncio.to_thread(_open_engines, settings.engine) if given is None else given
-    contract = opened.rollout.contract
-    scheduler = _build_scheduler(settings.scheduler, contract)
+async def _start(host: Host, running: _Running, open_engines: OpenEngines) -> None:
+    opened = await asyncio.to_thread(open_engines, host.settings.engine)
+    running.device = await _start_device(host, running, opened)
+    if opened.likelihood is not None:
+        running.reader = _build_reader(host, running.device, opened.likelihood)
+        await running.reader.warm_up()
+        host.reader = running.reader
+        host.likelihoods = LikelihoodService(running.reader, host.metrics, opened.calibration)
+    host.encoder = ContextEncoder(opened.contract, running.worker, running.reader)
+    determinism = "bitwise" if running.worker is None else running.worker.determinism
+    if "score" in opened.contract.capabilities:
+        host.scores = ScoreService(
+            opened.contract, running.worker, running.reader, host.metrics, max_jobs=host.settings.scores.max_jobs
+        )
+    if opened.rollout is not None and running.worker is not None:
+        running.service = host.service = PredictionService(
+            running.worker,
+            running.cache,
+            host.metrics,
+            opened.rollout,
+            engine_fingerprint=opened.fingerprint,
+            determinism=determinism,
+        )
+    host.metrics.describe_model(opened.contract, determinism)
+    host.model = HostedModel(opened.contract, determinism)
+    _log.info("ready", model=opened.contract.model, revision=opened.contract.revision)
+
+
+async def _start_device(host: Host, running: _Running, opened: OpenedEngines) -> DeviceThread:
+    """Start the thread that owns the device, with a rollout model warm on it where there is one."""
+    if opened.rollout is None:
+        device = DeviceThread(host.metrics)
+        device.start()
+        return device
+    scheduler = _build_scheduler(host.settings.scheduler, opened.contract)
     running.worker = EngineWorker(opened.rollout, scheduler, host.metrics)
     running.worker.start()
     await running.worker.warm_up()
-    if opened.likelihood is not None:
-        running.reader = _build_reader(host, running.worker, opened.likelihood)
-        host.reader = running.reader
-        host.likelihoods = LikelihoodService(running.reader, host.metrics, opened.calibration)
-        await running.reader.warm_up()
-    host.encoder = ContextEncoder(contract, running.worker, running.reader)
-    host.scores = ScoreService(
-        opened.rollout, running.worker, running.reader, host.metrics, max_jobs=settings.scores.max_jobs
-    )
-    running.service = host.service = PredictionService(
-        running.worker,
-        running.cache,
-        host.metrics,
-        opened.rollout,
-        engine_fingerprint=opened.fingerprint,
-        determinism=running.worker.determinism,
-    )
-    _log.info("ready", model=contract.model, revision=contract.revision)
+    return running.worker
 
 
 def _build_scheduler(limits: SchedulerSettings, contract: Contract) -> Scheduler:
@@ -203,20 +229,31 @@ def _build_scheduler(limits: SchedulerSettings, contract: Contract) -> Scheduler
     )
 
 
-def _build_reader(host: Host, worker: EngineWorker, engine: LikelihoodEngine) -> TokenReader:
+def _build_reader(host: Host, device: DeviceThread, engine: LikelihoodEngine) -> TokenReader:
     limits = host.settings.scheduler
     return TokenReader(
-        engine, worker, host.metrics, max_rows=limits.max_read_rows, max_pending_s=limits.max_pending_read_s
+        engine, device, host.metrics, max_rows=limits.max_read_rows, max_pending_s=limits.max_pending_read_s
     )
 
 
-def _open_engines(settings: EngineSettings) -> _OpenedEngines:
+def open_bundle(settings: EngineSettings) -> OpenedEngines:
+    """Open the bundle of the settings, by default the built-in one, on ONNX Runtime. Raises EngineError."""
     bundle = Bundle.open(settings.bundle or builtin_bundle())
-    rollout = open_rollout_engine(bundle, num_threads=settings.num_threads)
-    if bundle.contract.tokens is None:
-        return _OpenedEngines(rollout, bundle.digest)
-    likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
-    return _OpenedEngines(rollout, bundle.digest, likelihood, bundle.calibration)
+    rollout = likelihood = None
+    if "predict" in bundle.contract.capabilities:
+        rollout = open_rollout_engine(bundle, num_threads=settings.num_threads)
+    if bundle.contract.tokens is not None:
+        likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
+    return OpenedEngines(bundle.digest, rollout, likelihood, bundle.calibration)
+
+
+def given(
+    rollout: RolloutEngine | None, likelihood: LikelihoodEngine | None = None, calibration: Calibration | None = None
+) -> OpenEngines:
+    """Return what hands over engines that are open already; the server closes them."""
+    engine = rollout or likelihood
+    fingerprint = "" if engine is None else f"{engine.contract.model} {engine.contract.revision}"
+    return lambda _: OpenedEngines(fingerprint, rollout, likelihood, calibration)
 
 
 async def _stop(host: Host, running: _Running, starting: asyncio.Task[None]) -> None:
@@ -232,6 +269,8 @@ async def _stop(host: Host, running: _Running, starting: asyncio.Task[None]) -> 
         await running.reader.stop(host.settings.http.drain_s)
     if running.worker is not None:
         await running.worker.stop(max(0.0, drain_until_s - time.monotonic()))
+    elif running.device is not None:
+        await running.device.join()
     if running.service is not None:
         await running.service.close()
     await running.cache.close()

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from foreframe_engines import OnDeadline, Prediction, Priority
 
+REQUEST_ID = r"[A-Za-z0-9._:-]{1,64}"
+"""A caller's id of a request that may stand in logs and replies."""
+
 
 class CachePolicy(StrEnum):
     """`refresh` computes and stores, `bypass` neither looks nor stores."""
@@ -93,6 +96,20 @@ class ScoreTimings:
     render: float = 0.0
     respond: float = 0.0
     total: float = 0.0
+
+
+@dataclass(slots=True)
+class HoldTimings:
+    """Milliseconds in each stage of an upload; `encode` is every model's work."""
+
+    receive: float = 0.0
+    decode: float = 0.0
+    encode: float = 0.0
+    respond: float = 0.0
+    total: float = 0.0
+
+
+StageTimings = Timings | ReadTimings | ScoreTimings | HoldTimings
 
 
 @dataclass(frozen=True, slots=True)

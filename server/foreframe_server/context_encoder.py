@@ -14,12 +14,12 @@ from foreframe_server.worker import EngineWorker
 
 
 class ContextEncoder:
-    """Encodes observations with the rollout model and, where there is one, the likelihood model."""
+    """Encodes observations with the rollout model and the likelihood model, whichever there are."""
 
     def __init__(
         self,
         contract: Contract,
-        worker: EngineWorker,
+        worker: EngineWorker | None,
         reader: TokenReader | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -41,6 +41,6 @@ class ContextEncoder:
         return replace(observation, latents=await self._latents(observation), tokens=tokens)
 
     async def _latents(self, observation: StoredObservation) -> Latents | None:
-        if "predict" not in self.contract.capabilities:
+        if self._worker is None or "predict" not in self.contract.capabilities:
             return None
         return await self._worker.encode(observation.frames[-self.contract.context_frames :])

@@ -15,6 +15,7 @@
     ├── UnknownModel           unknown_model 404
     ├── CapabilityMissing      capability_missing 409
     ├── Superseded             superseded 409
+    ├── Cancelled              cancelled 499
     ├── StepOutOfOrder         step_out_of_order 409
     ├── Gone                   gone 410
     ├── QuotaExceeded          quota_exceeded 429
@@ -141,6 +142,12 @@ class Superseded(ServiceError):
     code, status, title = "superseded", 409, "A newer request replaced this one"
 
 
+class Cancelled(ServiceError):
+    """Its own caller took the request back."""
+
+    code, status, title = "cancelled", 499, "The request was cancelled"
+
+
 class StepOutOfOrder(ServiceError):
     """A session's step is not the next one."""
 
@@ -210,6 +217,7 @@ CODES: tuple[type[ServiceError], ...] = (
     UnknownModel,
     CapabilityMissing,
     Superseded,
+    Cancelled,
     StepOutOfOrder,
     Gone,
     QuotaExceeded,

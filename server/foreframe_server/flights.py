@@ -38,6 +38,7 @@ class Flight:
         self.ticket: Ticket | None = None
         self.result: WorkerResult | None = None
         self.num_riders = 0
+        self.is_accepted = False
         self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -59,6 +60,11 @@ class Flight:
     def is_shortened(self) -> bool:
         """Whether the members take fewer steps than was asked: no other rider can use them."""
         return self.steps < num_steps(self.query.sampling)
+
+    def accept(self) -> None:
+        """Say that its members are being computed, here or by another server."""
+        self.is_accepted = True
+        self._tell()
 
     def adopt(self, known: Sequence[Frames]) -> None:
         """Take members over that were computed elsewhere, where they are more."""

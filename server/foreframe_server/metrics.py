@@ -4,13 +4,14 @@ Every label takes its value from a closed set; anything else is counted as `othe
 """
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from foreframe_engines import Contract
-from foreframe_server.calls import ReadTimings, ScoreTimings, Timings
+from foreframe_server.calls import HoldTimings, ReadTimings, ScoreTimings, StageTimings, Timings
 from foreframe_server.errors import CODES
 
 OTHER: Final = "other"
@@ -29,6 +30,7 @@ ROUTES: Final = frozenset(
         "/v1/observations",
         "/v1/observations/{id}",
         "/v1/predictions",
+        "/v1/realtime",
         "/v1/scores",
         "/v1/state-schemas",
         "/v1/state-schemas/{name}",
@@ -37,10 +39,8 @@ ROUTES: Final = frozenset(
     }
 )
 CODE_LABELS: Final = frozenset({"ok", "not_found", "method_not_allowed", *(error.code for error in CODES)})
-STAGES: Final = frozenset(field.name for record in (Timings, ReadTimings, ScoreTimings) for field in fields(record)) - {
-    "step_batch_mean",
-    "cold",
-}
+_RECORDS: Final = (Timings, ReadTimings, ScoreTimings, HoldTimings)
+STAGES: Final = frozenset(field.name for record in _RECORDS for field in fields(record)) - {"step_batch_mean", "cold"}
 WIRE_STAGES: Final = frozenset({"receive", "decode", "respond", "total"})
 WORK_STAGES: Final = STAGES - WIRE_STAGES
 DEADLINE_OUTCOMES: Final = frozenset({"met", "late", "degraded", "exceeded"})
@@ -82,6 +82,7 @@ class Metrics:
         self._stage_seconds = Histogram(
             "foreframe_stage_seconds", "Time in one stage.", ["stage"], buckets=_SECONDS, registry=registry
         )
+        self._connections = Gauge("foreframe_connections", "Open websockets.", registry=registry)
         self._members = Histogram(
             "foreframe_ensemble_members", "Members of one answer.", ["kind"], buckets=_POWERS, registry=registry
         )
@@ -132,9 +133,11 @@ class Metrics:
         self._requests.labels(route, _closed(code, CODE_LABELS)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def observe_stages(
-        self, timings: Timings | ReadTimings | ScoreTimings, stages: frozenset[str] = WORK_STAGES
-    ) -> None:
+    def connected(self) -> AbstractContextManager[None]:
+        """Count one open websocket for as long as a block runs."""
+        return self._connections.track_inprogress()
+
+    def observe_stages(self, timings: StageTimings, stages: frozenset[str] = WORK_STAGES) -> None:
         """Record those stages that took time. stages: the models' work by default, or `WIRE_STAGES`."""
         for stage in stages.intersection(field.name for field in fields(timings)):
             milliseconds = getattr(timings, stage)

@@ -1,8 +1,9 @@
-"""What surrounds every HTTP request: its id, its line in the log, its place in the metrics, and the bounds of its body.
+"""What surrounds every request and websocket: its id, its line in the log, its place in the metrics, a body's bounds.
 
 Plain ASGI, so that bodies are bounded while they arrive and no reply is copied. Knows no route.
 """
 
+import contextlib
 import re
 import secrets
 import time
@@ -14,12 +15,16 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from foreframe_server.calls import REQUEST_ID
 from foreframe_server.errors import PayloadTooLarge, RequestTimeout, ServiceError, UnsupportedMedia
 from foreframe_server.metrics import Metrics
-from foreframe_server.problems import problem_response
+from foreframe_server.problems import NotFound, closing_messages, problem_response, unexpected_error
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_REQUEST_ID = re.compile(REQUEST_ID)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
+_SWITCHING_PROTOCOLS = 101
 
 _log = structlog.get_logger("foreframe.requests")
 
@@ -30,7 +35,7 @@ def _matching(pattern: re.Pattern[str], text: str | None) -> str | None:
 
 @dataclass(slots=True)
 class _Visit:
-    """One request on its way through."""
+    """One request on its way through, or one websocket from its opening to its end."""
 
     scope: Scope
     send: Send
@@ -41,17 +46,28 @@ class _Visit:
 
     async def relay(self, message: Message) -> None:
         """Pass a message on, with the headers that every reply has."""
-        if message["type"] == "http.response.start":
+        if message["type"] in _STARTS:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.request_id
             headers["X-Content-Type-Options"] = "nosniff"
             headers.setdefault("Server-Timing", f"total;dur={self.elapsed_s() * 1000:.3f}")
+        elif message["type"] == "websocket.accept":
+            self.status = _SWITCHING_PROTOCOLS
+            message.setdefault("headers", [])
+            MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
+        elif message["type"] == "websocket.close" and self.status == 0:
+            # A websocket that no route took: servers answer it so.
+            self.status, self.scope["state"]["problem_code"] = 403, NotFound.code
         await self.send(message)
 
     def elapsed_s(self) -> float:
         """Seconds since the first byte."""
         return self.clock() - self.received_s
+
+    def is_websocket(self) -> bool:
+        """Whether this is a websocket."""
+        return self.scope["type"] == "websocket"
 
     def route(self) -> str:
         """Template of the route that answered."""
@@ -65,7 +81,10 @@ class _Visit:
 
 
 class RequestLog:
-    """Names, times, counts and logs every request, and answers for what nobody else caught."""
+    """Names, times, counts and logs every request, and answers for what nobody else caught.
+
+    A websocket is one line in the log, and counted where it is refused; its messages are counted by their route.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
@@ -73,8 +92,8 @@ class RequestLog:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
+        """Handle one request or websocket."""
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         visit = self._open(scope, send)
@@ -94,18 +113,23 @@ class RequestLog:
         return visit
 
     async def _answer_failure(self, visit: _Visit, receive: Receive) -> None:
-        error = ServiceError("The server failed; the request id finds the cause in its log.")
+        error = unexpected_error()
         visit.scope["state"]["problem_code"] = error.code
         if visit.status == 0:
             await problem_response(error, visit.request_id)(visit.scope, receive, visit.relay)
+        elif visit.is_websocket():
+            with contextlib.suppress(OSError, RuntimeError):  # it may be closed already
+                for message in closing_messages(error):
+                    await visit.relay(message)
 
     def _close(self, visit: _Visit) -> None:
         seconds, traceparent = visit.elapsed_s(), Headers(scope=visit.scope).get("traceparent")
-        self._metrics.count_request(visit.route(), visit.code(), seconds)
+        if visit.status != _SWITCHING_PROTOCOLS:
+            self._metrics.count_request(visit.route(), visit.code(), seconds)
         _log.info(
-            "request",
+            "connection" if visit.is_websocket() else "request",
             request_id=visit.request_id,
-            method=visit.scope["method"],
+            method=visit.scope.get("method", "GET"),
             route=visit.route(),
             status=visit.status,
             code=visit.code(),

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from foreframe_engines.types import Latents, TokenContext
+from foreframe_server.calls import HoldTimings
 from foreframe_server.errors import Gone, Reason, TooExpensive
 from foreframe_server.lru import LruBytes
 
@@ -47,6 +48,16 @@ class StoredObservation:
         """Which models' encodings are here."""
         kinds: dict[ModelKind, object] = {"rollout": self.latents, "likelihood": self.tokens}
         return tuple(kind for kind, encoding in kinds.items() if encoding is not None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldObservation:
+    """What became of an upload: held under this id for so long."""
+
+    observation_id: str
+    observation: StoredObservation
+    ttl_s: float
+    timings: HoldTimings
 
 
 @dataclass(frozen=True, slots=True, eq=False)

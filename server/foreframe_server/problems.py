@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): small, typed, and never a word of the input."""
+"""Errors as problem documents (RFC 9457) and as a websocket's end: small, typed, and never a word of the input."""
 
 import json
 import math
@@ -10,14 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Message
 
-from foreframe_server.errors import InvalidRequest, Reason, ServiceError
+from foreframe_server.errors import InvalidRequest, NotReady, PayloadTooLarge, Reason, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_PROBLEM_BYTES = 4096
 MAX_REASONS = 8
 _MAX_TEXT = 240
 _CLOSING = frozenset({408, 413})
+_CLOSE_CODES = {PayloadTooLarge.code: 1009, NotReady.code: 1013}
+_INTERNAL_ERROR = 1011
 _TYPE = "urn:foreframe:problem:"
 
 
@@ -33,6 +36,11 @@ class MethodNotAllowed(ServiceError):
     code, status, title = "method_not_allowed", 405, "The method is not allowed"
 
 
+def unexpected_error() -> ServiceError:
+    """Say as much of a fault of the server's own as its client may know."""
+    return ServiceError("The server failed; the request id finds the cause in its log.")
+
+
 def problem_response(error: ServiceError, request_id: str) -> Response:
     """Write an error as a reply."""
     headers = {"Cache-Control": "no-store"}
@@ -41,19 +49,34 @@ def problem_response(error: ServiceError, request_id: str) -> Response:
     if error.status in _CLOSING:
         # The rest of the body is not read, so nothing after it on this connection could be.
         headers["Connection"] = "close"
-    return Response(_problem_bytes(error, request_id), error.status, headers, MEDIA_TYPE)
+    return Response(_json(problem_document(error, request_id)), error.status, headers, MEDIA_TYPE)
 
 
-def _problem_bytes(error: ServiceError, request_id: str) -> bytes:
+def closing_messages(error: ServiceError) -> list[Message]:
+    """Write an error that ends a websocket: its code and message in a text frame, then the close."""
+    text = _json({"code": error.code, "message": error.detail[:_MAX_TEXT]}).decode("ascii")
+    code = _CLOSE_CODES.get(error.code, _INTERNAL_ERROR)
+    return [
+        {"type": "websocket.send", "text": text},
+        {"type": "websocket.close", "code": code, "reason": error.code},
+    ]
+
+
+def problem_document(error: ServiceError, request_id: str) -> dict[str, object]:
+    """Write an error as a document whose JSON is at most 4 KiB long, with as many reasons as fit."""
     reasons = [_short(reason) for reason in error.reasons[:MAX_REASONS]]
     while True:
-        body = json.dumps(_problem(error, request_id, reasons), separators=(",", ":")).encode("ascii")
-        if len(body) <= MAX_PROBLEM_BYTES or not reasons:
-            return body
+        document = _problem(error, request_id, reasons)
+        if len(_json(document)) <= MAX_PROBLEM_BYTES or not reasons:
+            return document
         reasons.pop()
 
 
-def _problem(error: ServiceError, request_id: str, reasons: list[Mapping[str, str]]) -> Mapping[str, object]:
+def _json(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def _problem(error: ServiceError, request_id: str, reasons: list[Mapping[str, str]]) -> dict[str, object]:
     return {
         "type": _TYPE + error.code,
         "title": error.title,
@@ -61,7 +84,7 @@ def _problem(error: ServiceError, request_id: str, reasons: list[Mapping[str, st
         "detail": error.detail[:_MAX_TEXT],
         "code": error.code,
         "request_id": request_id,
-        "errors": reasons,
+        "errors": list(reasons),
         "retryable": error.is_retryable,
         "retry_after_ms": error.retry_after_ms,
     }

@@ -17,6 +17,7 @@ MAX_SEED = 2**53 - 1
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 600_000
 MAX_ENSEMBLE = 32
 MAX_STEPS = 1000
+MAX_GUIDANCE = 30.0
 MAX_CAMERAS = 8
 
 _BLOB_SCHEMA = {"type": "string", "contentEncoding": "base64"}
@@ -181,11 +182,13 @@ class EnsembleRequest(WireRequest):
 
 
 class SamplingRequest(WireRequest):
-    """How to draw. An absent seed is drawn and returned, absent steps are the model's."""
+    """How to draw. An absent seed is drawn and returned, absent steps and guidance are the model's."""
 
     strategy: Annotated[Strategy, Field(strict=False)] = Strategy.SAMPLE
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
-    guidance: FiniteFloat = Field(default=1.0, description="Only 1.0 is offered yet.")
+    guidance: FiniteFloat | None = Field(
+        default=None, ge=0, le=MAX_GUIDANCE, description="Classifier-free; 1 is none, all that some models offer."
+    )
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
 
 
@@ -347,6 +350,8 @@ class SamplerReply(WireReply):
     max_steps: int
     shift: float
     max_ensemble_size: int
+    solver: str
+    guidance: float | None = Field(description="Where a request says nothing; null for a model without guidance.")
 
 
 class TokensReply(WireReply):
@@ -440,6 +445,8 @@ class Limits(WireReply):
 
     max_body_bytes: int
     body_timeout_s: float
+    max_message_bytes: int = Field(description="Of one message of a websocket.")
+    max_in_flight: int = Field(description="Unanswered requests of one websocket.")
     max_json_values: int
     max_picture_pixels: int
     max_ensemble_size: int

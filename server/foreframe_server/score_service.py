@@ -14,13 +14,14 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from foreframe_engines import OnDeadline, Query, RolloutEngine
+from foreframe_engines import Contract, OnDeadline, Query
 from foreframe_engines.ensemble import summarise
 from foreframe_engines.types import Latents
 from foreframe_server.calls import Call, ScoreTimings
 from foreframe_server.candidate_reader import CandidateReader, TokenPlan
 from foreframe_server.disconnects import ClientLeft, watching
 from foreframe_server.errors import (
+    CapabilityMissing,
     DeadlineExceeded,
     DeadlineUnmeetable,
     LoadedDeadline,
@@ -76,28 +77,27 @@ class _Ranked:
 
 
 class ScoreService:
-    """Ranks candidates with one rollout model and, where there is one, one likelihood model.
+    """Ranks candidates with a rollout model, a likelihood model, or both.
 
     max_jobs: candidates of one wave, the most of one call that are in the device's queue at once.
     """
 
     def __init__(
         self,
-        engine: RolloutEngine,
-        worker: EngineWorker,
+        contract: Contract,
+        worker: EngineWorker | None,
         reader: TokenReader | None,
         metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
         max_jobs: int = 8,
     ) -> None:
-        self.contract = engine.contract
-        self._worker = worker
+        self.contract = contract
+        self._rollouts = worker
         self._reader = reader
         self._metrics = metrics
         self._clock = clock
         self._max_jobs = max_jobs
-        self._num_future_latents = engine.noise_shape()[0]
 
     async def score(self, query: ScoreQuery, call: Call) -> ScoreAnswer:
         """Score every candidate that the deadline leaves time for.
@@ -181,13 +181,18 @@ class ScoreService:
         setup = _Setup(shown, call, query.observation.latents, reader)
         if setup.has_rollouts and setup.latents is None:
             count = self.contract.context_frames
-            return replace(setup, latents=await self._worker.encode(query.observation.frames[-count:]))
+            return replace(setup, latents=await self._worker().encode(query.observation.frames[-count:]))
         return setup
+
+    def _worker(self) -> EngineWorker:
+        if self._rollouts is None:
+            raise CapabilityMissing("The model has no rollout half, so it predicts no futures.")
+        return self._rollouts
 
     async def _show(self, goal: GoalImage, job: TokenJob | None) -> GoalImage:
         """Let the model that a goal is measured by see its picture, standing still for as long as the model looks."""
         if goal.metric is GoalMetric.LATENT:
-            latents = await self._worker.encode(np.repeat(goal.picture[None], self.contract.context_frames, axis=0))
+            latents = await self._worker().encode(np.repeat(goal.picture[None], self.contract.context_frames, axis=0))
             return replace(goal, latent=latents[-1])
         if goal.metric is GoalMetric.TOKENS:
             tokens = _known(self._reader).tokens
@@ -234,7 +239,7 @@ class ScoreService:
     async def _rollout(self, query: Query, result: WorkerResult) -> Rollout:
         members = np.stack(result.members)
         prediction = await asyncio.to_thread(summarise, members, query.frame_indices, query.sampling, query.ensemble)
-        futures = [member[-self._num_future_latents :] for member in result.latents]
+        futures = [member[self.contract.context_latents :] for member in result.latents]
         return Rollout(prediction, futures, self.contract.frames_per_latent)
 
     async def _run_wave(
@@ -264,7 +269,7 @@ class ScoreService:
             context_latents=setup.latents,
         )
         # A candidate with fewer members than the others could not be compared with them: it is whole, or expired.
-        result = await self._worker.submit(job, replace(setup.call, on_deadline=OnDeadline.FAIL))
+        result = await self._worker().submit(job, replace(setup.call, on_deadline=OnDeadline.FAIL))
         self._metrics.observe_stages(result.timings)
         return await self._rollout(job, result)
 

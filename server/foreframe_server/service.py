@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -85,7 +86,14 @@ class Progress:
     is_estimate: bool
 
 
-Watch = Callable[[Progress], None]
+class Watch(Protocol):
+    """Hears what becomes of a call before its answer."""
+
+    def on_accepted(self) -> None:
+        """Hear that it is being computed, here or by another server; may be heard more than once."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """Hear of an improvement, after it was accepted."""
 
 
 class PredictionService:
@@ -118,7 +126,6 @@ class PredictionService:
         self._reply_s = SlowQuantile()
         self._flights: dict[_Route, Flight] = {}
         self._stores: set[asyncio.Task[None]] = set()
-        metrics.describe_model(engine.contract, self.determinism)
 
     @property
     def is_ready(self) -> bool:
@@ -126,7 +133,7 @@ class PredictionService:
         return self._worker.is_ready
 
     async def predict(self, query: Query, call: Call, watch: Watch | None = None) -> Answer:
-        """Answer one query. watch: hears of every improvement before the answer.
+        """Answer one query. watch: hears of it, unless the answer was there at once.
 
         Raises UnknownModel, CapabilityMissing, NotReady, Overloaded, TooExpensive, DeadlineUnmeetable, LoadedDeadline,
         DeadlineExceeded, Superseded, ModelFault, or ClientLeft after a disconnect.
@@ -258,6 +265,7 @@ class PredictionService:
             patience_s = self._lease_patience_s(flight, started_s)
             if patience_s <= 0:
                 return lease
+            flight.accept()
             await lease.wait(patience_s)
             await self._look_up(flight, key)
         return None
@@ -276,6 +284,7 @@ class PredictionService:
             if flight.members and flight.terms.on_deadline is not OnDeadline.FAIL:
                 return  # what was known before is better than nothing
             raise
+        flight.accept()
         try:
             flight.result = await self._worker.wait(flight.ticket)
         finally:
@@ -318,7 +327,8 @@ class PredictionService:
                     return _Taken(members[:count], steps)
                 if is_landed:
                     return self._last(flight, query, call)
-                if watch is not None:
+                if watch is not None and flight.is_accepted and not flight.landing.done():
+                    watch.on_accepted()
                     num_told = await self._tell(watch, flight, query, num_told)
                 if await self._is_time_up(flight, changed, client_left, call):
                     return await self._leave_early(flight, call)
@@ -345,11 +355,11 @@ class PredictionService:
         members = tuple(flight.members[: query.ensemble.size])
         if len(members) > num_told:
             prediction = await self._summaries.summarise(query, members, steps=flight.steps)
-            watch(Progress(prediction, is_estimate=False))
+            watch.on_progress(Progress(prediction, is_estimate=False))
         elif flight.estimate is not None and not members:
             prediction = await self._summaries.summarise(query, [flight.estimate], steps=1)
             flight.estimate = None
-            watch(Progress(prediction, is_estimate=True))
+            watch.on_progress(Progress(prediction, is_estimate=True))
         return len(members)
 
     def _last(self, flight: Flight, query: Query, call: Call) -> _Taken | None:

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSettings
 
 PREFIX = "FOREFRAME_"
+MAX_MESSAGE_BYTES = 64 * 2**20
 _DELIMITER = "__"
 
 
@@ -34,12 +35,24 @@ class HttpSettings(_Group):
     codec_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and write pictures.")
     drain_s: float = Field(default=25.0, ge=0, description="Time for running requests to end at shutdown.")
 
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest message of a websocket: no larger than a body, and never over 64 MiB."""
+        return min(self.max_body_bytes, MAX_MESSAGE_BYTES)
+
+
+class RealtimeSettings(_Group):
+    """The websocket door."""
+
+    max_in_flight: int = Field(default=32, ge=1, le=1024, description="Unanswered requests of one websocket.")
+
 
 class EngineSettings(_Group):
     """The model and what runs it."""
 
     bundle: Path | None = Field(default=None, description="Folder of a model bundle; none is the built-in model.")
     num_threads: int = Field(default=2, ge=1, le=256, description="Threads of one forward.")
+    cache: Path | None = Field(default=None, description="Folder of built engines; none is one beside the bundle.")
 
 
 class SchedulerSettings(_Group):
@@ -103,6 +116,7 @@ class Settings(BaseSettings):
     )
 
     http: HttpSettings = HttpSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
     engine: EngineSettings = EngineSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     cache: CacheSettings = CacheSettings()

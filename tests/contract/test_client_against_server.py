@@ -24,7 +24,7 @@ from foreframe_client import (
 from foreframe_client import _types as words
 from foreframe_engines import EnsembleStatistics, NoisePlan
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract()
@@ -39,7 +39,7 @@ Story = Callable[[AsyncClient], Awaitable[object]]
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[httpx.ASGITransport]:
     """Run the app until the end of the block; it is ready inside."""
-    app = create_app(Settings(), engine=ToyRolloutEngine(CONTRACT))
+    app = create_app(Settings(), given(ToyRolloutEngine(CONTRACT)))
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), asyncio.timeout(20):
         async with AsyncClient(transport=transport) as client:
@@ -99,7 +99,7 @@ def test_operations_answer():
 
 def test_a_server_that_is_still_opening_its_model_is_alive_and_not_ready():
     async def ask() -> tuple[bool, bool]:
-        app = create_app(Settings(), engine=ToyRolloutEngine(CONTRACT))
+        app = create_app(Settings(), given(ToyRolloutEngine(CONTRACT)))
         async with AsyncClient(transport=httpx.ASGITransport(app)) as client:
             return await client.health(), await client.ready()
 

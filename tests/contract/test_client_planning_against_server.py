@@ -27,7 +27,7 @@ from foreframe_client.cost_model import ConstrainedCostModel
 from foreframe_client.planning import CrossEntropyPlanner, Gaussian
 from foreframe_engines.calibration import calibrate
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract(tokens=toy_tokens())
@@ -45,9 +45,7 @@ def make_app(*, has_tokens=True):
     likelihood = ToyLikelihoodEngine() if has_tokens else None
     calibration = calibrate([[1.0, 8.0, 30.0]] * 2) if has_tokens else None
     contract = CONTRACT if has_tokens else toy_contract()
-    return create_app(
-        Settings(), engine=ToyRolloutEngine(contract), likelihood_engine=likelihood, calibration=calibration
-    )
+    return create_app(Settings(), given(ToyRolloutEngine(contract), likelihood, calibration))
 
 
 def tell(story, app=None):

@@ -89,6 +89,15 @@ def test_a_likelihood_reply_has_the_wire_s_fields():
     assert {"k", "definition", "value", "escape_nats"} <= set(TopKReply.model_fields)
 
 
+def test_the_websocket_s_messages_are_described(document):
+    named = set(re.findall(r"Realtime\w+", document["info"]["description"]))
+    kinds = document["components"]["schemas"]["MessageKind"]["enum"]
+
+    assert named == {"RealtimeRequest", "RealtimeReply"}
+    assert named <= set(document["components"]["schemas"])
+    assert kinds == ["predict", "score", "likelihood", "observe", "cancel", "ping"]
+
+
 @pytest.mark.parametrize("path", ["/v1/likelihoods", "/v1/observations"])
 def test_documents_go_in_and_come_back(document, path):
     operation = document["paths"][path]["post"]

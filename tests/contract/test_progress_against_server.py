@@ -12,7 +12,7 @@ import uvicorn
 
 from foreframe_client import AsyncClient, Client, InvalidRequest, ModelFault, Prediction, Progress
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract()
@@ -47,7 +47,7 @@ class Brake:
 @contextlib.contextmanager
 def served(brake):
     """Serve the app over a socket, for the blocking client; a forward has two rows."""
-    app = create_app(Settings(scheduler={"max_rows": 2}), engine=ToyRolloutEngine(CONTRACT, step_hook=brake))
+    app = create_app(Settings(scheduler={"max_rows": 2}), given(ToyRolloutEngine(CONTRACT, step_hook=brake)))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -129,7 +129,7 @@ def test_refusals_are_raised_before_and_within_a_stream():
 
 def test_the_asynchronous_client_reads_the_same():
     async def read():
-        app = create_app(Settings(), engine=ToyRolloutEngine(CONTRACT))
+        app = create_app(Settings(), given(ToyRolloutEngine(CONTRACT)))
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), AsyncClient(transport=transport) as client:
             await app.state.starting

@@ -53,6 +53,15 @@ def test_only_more_members_are_adopted(make_query, make_call):
     assert in_flight(scenario, make_query(size=8), make_call()) == ((3, 3), (4, 4))
 
 
+def test_being_accepted_is_told_to_whoever_looked_before(make_query, make_call):
+    def scenario(flight):
+        before, seen = flight.is_accepted, flight.changed
+        flight.accept()
+        return before, seen.done(), flight.is_accepted
+
+    assert in_flight(scenario, make_query(), make_call()) == (False, True, True)
+
+
 @pytest.mark.parametrize("news", ["adopt", "on_members", "on_estimate"])
 def test_all_news_is_told_to_whoever_looked_before(make_query, make_call, news):
     def scenario(flight):

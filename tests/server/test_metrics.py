@@ -57,6 +57,13 @@ def test_a_scrape_holds_every_series_under_its_documented_name():
     assert any(name == "foreframe_model_info" and ("model", "toy") in labels for name, labels in samples)
 
 
+def test_an_open_websocket_is_counted_for_as_long_as_it_is_open():
+    metrics = Metrics()
+    with metrics.connected(), metrics.connected():
+        assert scraped(metrics)["foreframe_connections", ()] == 2
+    assert scraped(metrics)["foreframe_connections", ()] == 0
+
+
 def test_a_stage_that_took_no_time_is_not_counted():
     assert ("foreframe_stage_seconds_count", (("stage", "encode"),)) not in scraped(fed())
 

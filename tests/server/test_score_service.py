@@ -93,7 +93,7 @@ async def run_scores(rollout=None, likelihood=None, *, clock=time.monotonic, max
     try:
         yield Core(
             rollout, likelihood, metrics, worker,
-            ScoreService(rollout, worker, reader, metrics, clock=clock, max_jobs=max_jobs),
+            ScoreService(rollout.contract, worker, reader, metrics, clock=clock, max_jobs=max_jobs),
         )  # fmt: skip
     finally:
         await reader.stop(PATIENCE_S)

@@ -19,6 +19,7 @@ from foreframe_server.errors import (
     DeadlineUnmeetable,
     ModelFault,
     Superseded,
+    TooExpensive,
     UnknownModel,
 )
 
@@ -408,11 +409,16 @@ class TestTooLittleTime:
 
 
 def test_a_watcher_hears_of_an_estimate_and_then_of_more_and_more_members(running, make_query, make_call):
-    heard, is_heard, is_warm, num_steps = [], threading.Semaphore(0), threading.Event(), itertools.count(1)
+    accepted, heard = [], []
+    is_heard, is_warm, num_steps = threading.Semaphore(0), threading.Event(), itertools.count(1)
 
-    def watch(progress):
-        heard.append(progress)
-        is_heard.release()
+    class Watcher:
+        def on_accepted(self):
+            accepted.append(len(heard))
+
+        def on_progress(self, progress):
+            heard.append(progress)
+            is_heard.release()
 
     def wait_for_the_watcher(rows):
         # Two members a forward, four steps each: news comes after the first step and after each pair.
@@ -423,9 +429,10 @@ def test_a_watcher_hears_of_an_estimate_and_then_of_more_and_more_members(runnin
         engine = ToyRolloutEngine(toy_contract(buckets=(1, 2)), step_hook=wait_for_the_watcher)
         async with running(engine) as core:
             is_warm.set()
-            return await core.service.predict(make_query(size=6), make_call(), watch)
+            return await core.service.predict(make_query(size=6), make_call(), Watcher())
 
     answer = asyncio.run(scenario())
+    assert accepted[0] == 0
     assert [(progress.is_estimate, progress.prediction.num_members) for progress in heard] == [
         (True, 1),
         (False, 2),
@@ -436,6 +443,51 @@ def test_a_watcher_hears_of_an_estimate_and_then_of_more_and_more_members(runnin
         part = make_query(size=progress.prediction.num_members)
         assert progress.prediction.frames.tobytes() == sample(ToyRolloutEngine(), part).frames.tobytes()
     assert same(answer.prediction, whole)
+
+
+class Ear:
+    """Hears whether a call was accepted."""
+
+    def __init__(self):
+        self.is_accepted = asyncio.Event()
+
+    def on_accepted(self):
+        self.is_accepted.set()
+
+    def on_progress(self, progress):
+        assert self.is_accepted.is_set()
+
+
+def test_a_call_is_accepted_when_it_is_admitted_or_joins_one_that_is(running, make_query, make_call, gate):
+    async def scenario():
+        async with running(ToyRolloutEngine(step_hook=gate)) as core:
+            gate.close()
+            first, second = Ear(), Ear()
+            calls = [asyncio.create_task(core.service.predict(make_query(size=2), make_call(), first))]
+            async with asyncio.timeout(PATIENCE_S):
+                await first.is_accepted.wait()
+                assert core.worker.num_jobs == 1
+                calls.append(asyncio.create_task(core.service.predict(make_query(size=1), make_call(), second)))
+                await second.is_accepted.wait()
+            assert not any(call.done() for call in calls)
+            gate.open()
+            await asyncio.gather(*calls)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_refused_or_known_was_never_accepted(running, make_query, make_call):
+    async def scenario():
+        async with running(row_s=1.0, max_pending_s=30.0) as core:
+            refused, known = Ear(), Ear()
+            with pytest.raises(TooExpensive):
+                await core.service.predict(make_query(size=32, steps=50), make_call(), refused)
+            await core.service.predict(make_query(), make_call())
+            await core.service.predict(make_query(), make_call(), known)
+            assert not refused.is_accepted.is_set()
+            assert not known.is_accepted.is_set()
+
+    asyncio.run(scenario())
 
 
 def test_a_newer_query_of_a_stream_supersedes_only_its_own_stream(running, make_query, make_call, gate):
@@ -526,8 +578,13 @@ def test_replicas_that_are_asked_at_the_same_time_compute_once(running, redis_se
             gate.close()
             first = asyncio.create_task(one.service.predict(make_query(size=4), make_call()))
             await held(gate)
-            others = [asyncio.create_task(other.service.predict(make_query(size=4), make_call())) for _ in range(20)]
+            ear = Ear()
+            others = [
+                asyncio.create_task(other.service.predict(make_query(size=4), make_call(), ear)) for _ in range(20)
+            ]
             await until(lambda: other.count("foreframe_cache_events_total", tier="redis", result="awaited") >= 1)
+            async with asyncio.timeout(PATIENCE_S):
+                await ear.is_accepted.wait()
             gate.open()
             answers = await asyncio.gather(first, *others)
             assert other.engine.calls["condition"] == 0

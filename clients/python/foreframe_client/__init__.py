@@ -4,6 +4,7 @@ from foreframe_client._async_client import AsyncClient, AsyncHeldObservation
 from foreframe_client._client import Client, HeldObservation
 from foreframe_client._errors import (
     CameraMissing,
+    Cancelled,
     CapabilityMissing,
     ConnectionFailed,
     DeadlineExceeded,
@@ -61,6 +62,7 @@ __all__ = [
     "AsyncHeldObservation",
     "Camera",
     "CameraMissing",
+    "Cancelled",
     "CandidateScore",
     "CapabilityMissing",
     "Client",

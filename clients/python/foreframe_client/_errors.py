@@ -9,7 +9,7 @@ ForeframeError
     ├── InvalidRequest         also raised before anything is sent
     │   ├── CameraMissing, StateDimMismatch, NonFinite, TooExpensive, DeadlineUnmeetable
     ├── PayloadTooLarge, UnsupportedMedia, RequestTimeout, Unauthorized, Forbidden, UnknownModel
-    ├── CapabilityMissing, Superseded, StepOutOfOrder, Gone, QuotaExceeded
+    ├── CapabilityMissing, Superseded, Cancelled, StepOutOfOrder, Gone, QuotaExceeded
     └── Overloaded, NotReady, DeadlineExceeded, ModelFault, WorkerCrashed
 """
 
@@ -173,6 +173,12 @@ class Superseded(ServerError):
     code, status = "superseded", 409
 
 
+class Cancelled(ServerError):
+    """Its own caller took the request back."""
+
+    code, status = "cancelled", 499
+
+
 class StepOutOfOrder(ServerError):
     """A session's step is not the next one."""
 
@@ -236,6 +242,7 @@ ERRORS: Tuple[Type[ServerError], ...] = (
     UnknownModel,
     CapabilityMissing,
     Superseded,
+    Cancelled,
     StepOutOfOrder,
     Gone,
     QuotaExceeded,

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from foreframe_server.cli.bench_commands import bench
+from foreframe_server.cli.build_commands import build
+from foreframe_server.cli.convert_commands import convert
 from foreframe_server.cli.evaluate_commands import evaluate
 from foreframe_server.cli.faults import FaultLine
 from foreframe_server.cli.options import (
@@ -17,6 +19,8 @@ from foreframe_server.cli.options import (
     SeedOption,
     TargetGridsOption,
     UrlOption,
+    refuse_options,
+    require_option,
 )
 
 app = typer.Typer(
@@ -32,6 +36,8 @@ app.add_typer(world, name="world")
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 app.add_typer(bench, name="bench")
+app.command()(build)
+app.add_typer(convert, name="convert")
 
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -150,39 +156,88 @@ def generate_world(
 @train.command("rollout")
 def train_rollout(
     *,
-    data: Annotated[Path, typer.Option(help="Data set to train on.")],
-    validation: Annotated[Path, typer.Option(help="Data set to watch progress with.")],
+    config: Annotated[
+        Literal["eve-tabletop", "wan2.2-1x"],
+        typer.Option(help="What to train: the built-in model, or an adapter of Wan2.2-TI2V-5B as in the paper."),
+    ] = "eve-tabletop",
+    data: Annotated[Path, typer.Option(help="Data set to train on; for wan2.2-1x a folder of 1X raw shards.")],
+    validation: Annotated[
+        Path | None, typer.Option(help="Data set to watch progress with; wan2.2-1x can do without.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that is there is continued.")],
+    base: Annotated[
+        Path | None, typer.Option(help="wan2.2-1x: folder of the base, in diffusers' layout.", show_default=False)
+    ] = None,
+    prompt: Annotated[
+        Path | None,
+        typer.Option(
+            help="wan2.2-1x: the embedded prompt.", show_default="the base's text encoder embeds an empty one"
+        ),
+    ] = None,
     autoencoder_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the first stage.", show_default="the recipe's")
+        int | None, typer.Option(min=1, help="eve-tabletop: steps of the first stage.", show_default="the recipe's")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the second stage.", show_default="the recipe's")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the model.", show_default="the recipe's")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Clips a step, shared by the processes.", show_default="the recipe's")
     ] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="wan2.2-1x: clips a forward; a step adds several up.", show_default="1")
+    ] = None,
+    state_dropout: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="wan2.2-1x: share of clips that lose their states, for guidance.")
+    ] = 0.0,
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:
-    """Train the frame autoencoder, then the rollout model; under torchrun in several processes."""
+    """Train a rollout model; in several processes under torchrun, or for wan2.2-1x under accelerate."""
+    if config == "wan2.2-1x":
+        from foreframe_server.cli import train_wan
+
+        refuse_options(config, {"--autoencoder-steps": autoencoder_steps})
+        wan = train_wan.Ask(steps, batch_size, micro_batch_size, state_dropout, seed)
+        sources = train_wan.Sources(require_option("--base", base), data, validation, prompt)
+        train_wan.train_wan_adapter(sources, out, wan, is_json=json)
+        return
     from foreframe_server.cli.train import Ask, train_rollout_model
 
+    refuse_options(
+        config,
+        {
+            "--base": base,
+            "--prompt": prompt,
+            "--micro-batch-size": micro_batch_size,
+            "--state-dropout": state_dropout or None,
+        },
+    )
     ask = Ask(codec_steps=autoencoder_steps, steps=steps, batch_size=batch_size, seed=seed)
-    train_rollout_model(data, validation, out, ask, is_json=json)
+    train_rollout_model(data, require_option("--validation", validation), out, ask, is_json=json)
 
 
 @train.command("likelihood")
 def train_likelihood(
     *,
-    data: Annotated[Path, typer.Option(help="Data set to train on.")],
-    validation: Annotated[Path, typer.Option(help="Data set to watch progress with.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; a run that is there is continued.")],
-    tokenizer_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the first stage.", show_default="the recipe's")
+    config: Annotated[
+        Literal["eve-tabletop", "1x-cosmos"],
+        typer.Option(help="What to train: the built-in model, or the paper's on tokenised 1X shards."),
+    ] = "eve-tabletop",
+    data: Annotated[Path, typer.Option(help="Data set to train on; for 1x-cosmos a folder of tokenised 1X shards.")],
+    validation: Annotated[
+        Path | None, typer.Option(help="Data set to watch progress with; 1x-cosmos can do without.", show_default=False)
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the second stage.", show_default="the recipe's")
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that is there is continued.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="1x-cosmos: a recipe.json to train by.", show_default="the paper's")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=0.0, help="1x-cosmos: how often each clip is seen.", show_default="80")
+    ] = None,
+    tokenizer_steps: Annotated[
+        int | None, typer.Option(min=1, help="eve-tabletop: steps of the first stage.", show_default="the recipe's")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the model.", show_default="the recipe's")] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="1x-cosmos: clips a forward; a step adds several up.", show_default="4")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Clips a step, shared by the processes.", show_default="the recipe's")
@@ -193,11 +248,19 @@ def train_likelihood(
     seed: SeedOption = 0,
     json: JsonFlag = False,
 ) -> None:
-    """Train the tokenizer, then the likelihood model; under torchrun in several processes."""
+    """Train the tokenizer, then the likelihood model, of 1x-cosmos the latter alone; under torchrun in processes."""
+    if config == "1x-cosmos":
+        from foreframe_server.cli import train_tokens
+
+        refuse_options(config, {"--tokenizer-steps": tokenizer_steps})
+        tokens = train_tokens.Ask(recipe, epochs, steps, batch_size, micro_batch_size, own_input, seed)
+        train_tokens.train_token_model(data, validation, out, tokens, is_json=json)
+        return
     from foreframe_server.cli.train import Ask, train_likelihood_model
 
+    refuse_options(config, {"--recipe": recipe, "--epochs": epochs, "--micro-batch-size": micro_batch_size})
     ask = Ask(codec_steps=tokenizer_steps, steps=steps, batch_size=batch_size, seed=seed, own_input=own_input)
-    train_likelihood_model(data, validation, out, ask, is_json=json)
+    train_likelihood_model(data, require_option("--validation", validation), out, ask, is_json=json)
 
 
 @app.command()

@@ -1,9 +1,12 @@
 """Options that several commands share. Imports typer alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+
+_T = TypeVar("_T")
 
 MAX_SEED = 2**53 - 1
 
@@ -26,3 +29,17 @@ OutOption = Annotated[
 ]
 ContextGridsOption = Annotated[int, typer.Option(min=1, help="Grids of ids that are seen.")]
 TargetGridsOption = Annotated[int, typer.Option(min=1, help="Grids of ids after them that are scored.")]
+
+
+def require_option(name: str, value: _T | None) -> _T:
+    """Return an option that this command cannot do without. Raises BadParameter when it was not given."""
+    if value is None:
+        raise typer.BadParameter("is missing", param_hint=name)
+    return value
+
+
+def refuse_options(config: str, options: Mapping[str, object]) -> None:
+    """Refuse options that a configuration has no use for. Raises BadParameter for the first that was given."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"means nothing to {config}", param_hint=name)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import uvicorn
 from fastapi import FastAPI
 
-from foreframe_engines import Bundle, Contract, RolloutEngine, builtin_bundle
-from foreframe_engines.engine import LikelihoodEngine
-from foreframe_server.app import create_app
+from foreframe_engines import Bundle, Contract, builtin_bundle
+from foreframe_server.app import OpenEngines, create_app
 from foreframe_server.cli.faults import Fault
 from foreframe_server.routes.host import Host
 from foreframe_server.settings import HttpSettings, Settings
@@ -51,12 +50,14 @@ class _Door:
         self.server.should_exit = True
 
 
-def serve_until_stopped(settings: Settings, announce: Callable[[str, Contract], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `announce` is told the address once predictions are answered.
+def serve_until_stopped(
+    settings: Settings, announce: Callable[[str, Contract], None], open_engines: OpenEngines | None = None
+) -> None:
+    """Serve until SIGINT or SIGTERM; `announce` is told the address once questions are answered.
 
     Raises BundleError for a bad model, Fault for a taken port.
     """
-    door = _open(settings)
+    door = _open(settings, open_engines)
     threading.Thread(target=_announce, args=(door, announce), name="foreframe-announce", daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in order, then raises the signal again
         door.run()
@@ -64,14 +65,12 @@ def serve_until_stopped(settings: Settings, announce: Callable[[str, Contract], 
 
 
 @contextlib.contextmanager
-def running_server(
-    settings: Settings, *, engine: RolloutEngine | None = None, likelihood_engine: LikelihoodEngine | None = None
-) -> Iterator[str]:
-    """Serve in a thread until the block ends; gives the address once predictions are answered.
+def running_server(settings: Settings, open_engines: OpenEngines | None = None) -> Iterator[str]:
+    """Serve in a thread until the block ends; gives the address once questions are answered.
 
-    With `engine` the bundle of the settings is not opened. Raises BundleError for a bad model, Fault for a taken port.
+    Raises BundleError for a bad model, Fault for a taken port.
     """
-    door = _open(settings, engine, likelihood_engine)
+    door = _open(settings, open_engines)
     thread = threading.Thread(target=door.run, name="foreframe-server", daemon=True)
     thread.start()
     try:
@@ -93,20 +92,20 @@ def wait_for_signal() -> None:
     stop.wait()
 
 
-def _open(
-    settings: Settings, engine: RolloutEngine | None = None, likelihood_engine: LikelihoodEngine | None = None
-) -> _Door:
-    if engine is None:
+def _open(settings: Settings, open_engines: OpenEngines | None) -> _Door:
+    if open_engines is None:
         # The app opens its model beside the door and can only log what is wrong; a person gets one line instead.
         Bundle.open(settings.engine.bundle or builtin_bundle())
-    app = create_app(settings, engine=engine, likelihood_engine=likelihood_engine)
+    app = create_app(settings, open_engines)
     sys.setswitchinterval(_SWITCH_S)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=settings.http.max_message_bytes,
+        ws_per_message_deflate=False,  # frames hardly shrink, and the event loop would wait for it
         timeout_graceful_shutdown=math.ceil(settings.http.drain_s),
     )
     return _Door(app, _listen(settings.http), uvicorn.Server(config))

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foreframe_server.cli.console import open_progress, print_json, print_note
+from foreframe_server.cli.console import print_json, print_note
 from foreframe_server.cli.faults import needs_torch
+from foreframe_server.cli.training_progress import watch_training
 
 if TYPE_CHECKING:
     from foreframe_models.training.data import EpisodeTensors
@@ -108,7 +109,7 @@ def _train(stages: list[_Stage], data: Path, validation: Path, out: Path, *, is_
     try:
         sets = EpisodeTensors.load(data), EpisodeTensors.load(validation)
         for stage in stages:
-            report[stage.name] = _watch(stage.train(*sets), stage, is_shown=is_first)
+            report[stage.name] = watch_training(stage.train(*sets), stage.name, stage.steps, is_shown=is_first)
             _wait_for_first()
     finally:
         if torch.distributed.is_initialized():
@@ -117,21 +118,6 @@ def _train(stages: list[_Stage], data: Path, validation: Path, out: Path, *, is_
         print_json(report)
     elif is_first:
         print_note(f"the run lies in {out}; `foreframe export --run {out}` makes a bundle of it")
-
-
-def _watch(moments: "Iterator[Progress]", stage: _Stage, *, is_shown: bool) -> dict[str, object]:
-    """Train to the end; return the last numbers, none when the stage had been finished before."""
-    last: dict[str, object] = {}
-    with open_progress(is_shown=is_shown) as bar:
-        task = bar.add_task(stage.name, total=stage.steps, note="")
-        for moment in moments:
-            bar.update(task, completed=moment.step, note=f"loss {moment.loss:.4f}")
-            if moment.metrics:
-                measured = ", ".join(f"{metric} {value:.2f}" for metric, value in moment.metrics.items())
-                bar.console.print(f"{stage.name} {moment.step}: {measured}", highlight=False)
-            last = {"step": moment.step, "loss": moment.loss, "seconds": moment.seconds, **moment.metrics}
-        bar.update(task, completed=stage.steps)
-    return last
 
 
 def _wait_for_first() -> None:

@@ -1,4 +1,4 @@
-"""A likelihood's request bytes to a checked `LikelihoodQuery`, and its answer back to bytes. Knows no route."""
+"""A likelihood's document to a checked `LikelihoodQuery`, and its answer back to bytes. Knows no route."""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from foreframe_engines.windows import grid_lengths
 from foreframe_server.calls import Call, CallOptions, ReadTimings
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import ObservationReader, Recall, check_model
-from foreframe_server.codec.documents import read_document, write_document
+from foreframe_server.codec.documents import Document, write_document
 from foreframe_server.codec.media import Media
 from foreframe_server.codec.observation import ReadFrames, read_clip
 from foreframe_server.codec.reply import EncodedReply
@@ -63,14 +63,13 @@ class _Target:
 
 
 def decode_likelihood(
-    body: bytes, media: Media, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall
+    document: Document, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall
 ) -> AskedLikelihood:
     """Read a likelihood request for a contract that has tokens.
 
     Raises InvalidRequest and its kin with pointers, UnknownModel, or Gone.
     """
     tokens = _tokens(contract)
-    document = read_document(body, media, max_values=bounds.max_json_values)
     request = validate(LikelihoodRequest, document, [camera.name for camera in contract.cameras])
     check_model(request.model, contract)
     reader = ObservationReader(contract, bounds, context_frames(tokens))

@@ -1,4 +1,4 @@
-"""A prediction's progress to server-sent events (WHATWG HTML, 9.2). Knows no route and no stream."""
+"""A prediction's progress to bytes, and to server-sent events (WHATWG HTML, 9.2). Knows no route and no stream."""
 
 import time
 
@@ -7,7 +7,7 @@ from foreframe_engines.schedule import num_steps
 from foreframe_server.calls import Call
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import Recall
-from foreframe_server.codec.documents import write_document
+from foreframe_server.codec.documents import Document, write_document
 from foreframe_server.codec.media import Media
 from foreframe_server.codec.query import Asked, decode_prediction
 from foreframe_server.codec.reply import write_frames
@@ -19,13 +19,12 @@ KEEP_ALIVE = b": alive\n\n"
 """A comment: nobody reads it, and no proxy takes the stream for dead."""
 
 
-def decode_streamed(
-    body: bytes, media: Media, _accepted: Media, contract: Contract, bounds: Bounds, recall: Recall
-) -> Asked:
-    """Read a prediction request whose progress is streamed and whose reply is JSON. Raises as `decode_prediction`."""
-    asked = decode_prediction(body, media, Media.JSON, contract, bounds, recall)
+def decode_streamed(document: Document, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall) -> Asked:
+    """Read a prediction request whose progress is told; events hold JSON. Raises as `decode_prediction`."""
+    media = Media.JSON if accepted is Media.EVENTS else accepted
+    asked = decode_prediction(document, media, contract, bounds, recall)
     if asked.reply.encoding is PictureEncoding.MP4:
-        reason = Reason("/return/encoding", "an event holds single frames only", "png, jpeg, raw")
+        reason = Reason("/return/encoding", "progress is told in single frames only", "png, jpeg, raw")
         raise InvalidRequest("The request cannot be served as it is.", reasons=[reason])
     return asked
 
@@ -39,6 +38,7 @@ def encode_accepted(asked: Asked, contract: Contract, call: Call) -> bytes:
     """Write how a request was understood."""
     query, deadline_s = asked.query, call.deadline_s
     return _write(
+        asked,
         AcceptedEvent(
             id=call.request_id,
             model=contract.model,
@@ -47,20 +47,21 @@ def encode_accepted(asked: Asked, contract: Contract, call: Call) -> bytes:
             steps=num_steps(query.sampling),
             seed=query.sampling.seed,
             deadline_ms=None if deadline_s is None else round(1000 * (deadline_s - call.received_s)),
-        )
+        ),
     )
 
 
 def encode_estimate(asked: Asked, prediction: Prediction, contract: Contract, call: Call) -> bytes:
     """Write where the first member is heading."""
     frames = write_frames(prediction, contract.fps, asked.reply.encoding)
-    return _write(EstimateEvent(frames=frames, elapsed_ms=_elapsed_ms(call)))
+    return _write(asked, EstimateEvent(frames=frames, elapsed_ms=_elapsed_ms(call)))
 
 
 def encode_update(asked: Asked, prediction: Prediction, contract: Contract, call: Call) -> bytes:
     """Write what the members so far say."""
     has_spread = prediction.num_members > 1 and asked.reply.variance is not VarianceDetail.NONE
     return _write(
+        asked,
         UpdateEvent(
             members=prediction.num_members,
             steps=prediction.sampling.steps,
@@ -68,7 +69,7 @@ def encode_update(asked: Asked, prediction: Prediction, contract: Contract, call
             spread_per_frame=[float(spread) for spread in prediction.spread_per_frame] if has_spread else [],
             standard_error=prediction.standard_error,
             elapsed_ms=_elapsed_ms(call),
-        )
+        ),
     )
 
 
@@ -76,5 +77,5 @@ def _elapsed_ms(call: Call) -> float:
     return round((time.monotonic() - call.received_s) * 1000, 3)
 
 
-def _write(event: WireReply) -> bytes:
-    return write_document(event.model_dump(by_alias=True), Media.JSON)
+def _write(asked: Asked, event: WireReply) -> bytes:
+    return write_document(event.model_dump(by_alias=True), asked.reply.media)

@@ -1,4 +1,4 @@
-"""A request's bytes to a `Query` that nothing later checks again, and to how its call and reply are wanted.
+"""A request's document to a `Query` that nothing later checks again, and to how its call and reply are wanted.
 
 Knows what this server does not offer yet, and refuses it.
 """
@@ -13,7 +13,7 @@ from foreframe_engines import Contract, EnsembleSpec, Query, Reducer, Sampling, 
 from foreframe_server.calls import CallOptions
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import ObservationReader, Recall, check_model
-from foreframe_server.codec.documents import read_document
+from foreframe_server.codec.documents import Document, read_document
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
 from foreframe_server.codec.states import find_flat, find_outliers, read_states
 from foreframe_server.codec.validation import validate
@@ -56,14 +56,11 @@ class Asked:
     warnings: tuple[Warned, ...]
 
 
-def decode_prediction(
-    body: bytes, media: Media, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall
-) -> Asked:
+def decode_prediction(document: Document, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall) -> Asked:
     """Read a prediction request for a contract.
 
     Raises InvalidRequest and its kin, UnknownModel, CapabilityMissing, or Gone.
     """
-    document = read_document(body, media, max_values=bounds.max_json_values)
     request = validate(PredictionRequest, document, [camera.name for camera in contract.cameras])
     _check_offered(request, contract)
     _check_reply(request, accepted)
@@ -128,17 +125,19 @@ def _frame_indices(request: PredictionRequest, horizon: int) -> tuple[int, ...]:
 
 def read_sampling(asked: SamplingRequest, contract: Contract) -> Sampling:
     """Complete how to draw; an absent seed is drawn. Raises InvalidRequest."""
-    limit = contract.sampler.max_steps
-    if asked.guidance != 1.0:
+    limit, own = contract.sampler.max_steps, contract.sampler.guidance
+    if own is None and asked.guidance not in (None, 1.0):
         raise _refusal("/sampling/guidance", "this model has no guidance", "1.0")
+    default = 1.0 if own is None else own
+    guidance = default if asked.guidance is None else asked.guidance
     seed = secrets.randbelow(MAX_SEED + 1) if asked.seed is None else asked.seed
     if asked.strategy is Strategy.POSTERIOR_MEAN:
         if asked.steps not in (None, 1):
             raise _refusal("/sampling/steps", "posterior_mean is one evaluation", "1")
-        return Sampling(asked.strategy, 1, seed)
+        return Sampling(asked.strategy, 1, seed, guidance)
     if asked.steps is not None and asked.steps > limit:
         raise _refusal("/sampling/steps", "is more than this model takes", f"1..{limit}")
-    return Sampling(asked.strategy, asked.steps or contract.sampler.steps, seed)
+    return Sampling(asked.strategy, asked.steps or contract.sampler.steps, seed, guidance)
 
 
 def read_ensemble(asked: EnsembleRequest, strategy: Strategy, contract: Contract) -> EnsembleSpec:

@@ -1,4 +1,4 @@
-"""A scoring request's bytes to a `ScoreQuery` that nothing later checks again, and to how its reply is wanted."""
+"""A scoring request's document to a `ScoreQuery` that nothing later checks again, and to how its reply is wanted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from foreframe_engines.types import TokenSpec
 from foreframe_server.calls import CallOptions
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import STATE_POINTER, ObservationReader, Observed, Recall, check_model
-from foreframe_server.codec.documents import read_document
+from foreframe_server.codec.documents import Document
 from foreframe_server.codec.media import Media
 from foreframe_server.codec.query import read_ensemble, read_sampling
 from foreframe_server.codec.states import find_outliers, read_rows
@@ -55,13 +55,12 @@ class _Needs:
 
 
 def decode_scores(
-    body: bytes, media: Media, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall
+    document: Document, accepted: Media, contract: Contract, bounds: Bounds, recall: Recall
 ) -> AskedScores:
     """Read a scoring request for a contract.
 
     Raises InvalidRequest and its kin, UnknownModel, CapabilityMissing, or Gone.
     """
-    document = read_document(body, media, max_values=bounds.max_json_values)
     request = validate(ScoreRequest, document, [camera.name for camera in contract.cameras])
     check_model(request.model, contract)
     needs = _needs(request)
@@ -101,7 +100,9 @@ def _is_about_tokens(asked: TermRequest) -> bool:
 
 def _context_lengths(contract: Contract, needs: _Needs) -> range:
     """Say how many frames an observation may have: enough for each model, and room for a future after them."""
-    least, most, step = contract.context_frames if needs.rollout else 1, contract.context_frames, 1
+    # Where there is no rollout model, the terms that want one are refused for that, and not for too few frames.
+    is_rolled_out = needs.rollout and "predict" in contract.capabilities
+    least, most, step = contract.context_frames if is_rolled_out else 1, contract.context_frames, 1
     tokens = contract.tokens
     if tokens is not None:
         most = max(most, (tokens.max_grids // tokens.window_grids - 1) * tokens.window_frames)

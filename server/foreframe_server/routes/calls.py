@@ -1,11 +1,11 @@
 """What every route that computes reads of a request besides its fields: headers, body, deadlines. Knows no pixels."""
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from starlette.requests import Request
 
-from foreframe_server.calls import Call, CallOptions, ReadTimings, ScoreTimings, Timings
+from foreframe_server.calls import Call, CallOptions, StageTimings
 from foreframe_server.codec import DOCUMENT_MEDIA, Media, read_accept, read_content_type
 from foreframe_server.errors import InvalidRequest, Reason
 from foreframe_server.schemas import MAX_DEADLINE_MS
@@ -43,23 +43,23 @@ def receive_ms(request: Request, received: Received) -> float:
     return (received.at_s - request.state.received_s) * 1000
 
 
-def build_call(
-    request: Request,
-    options: CallOptions = CallOptions(),  # noqa: B008 - it never changes
-) -> Call:
-    """Make the call of a request; the earlier of its own deadline and the header's counts."""
-    received_s = request.state.received_s
-    own_s = None if options.deadline_ms is None else received_s + options.deadline_ms / 1000
-    deadlines = [deadline for deadline in (own_s, _header_deadline_s(request)) if deadline is not None]
+def build_call(request_id: str, received_s: float, options: CallOptions) -> Call:
+    """Make the call of what was received at a time, whose budget counts from then."""
     return Call(
-        request_id=request.state.request_id,
+        request_id=request_id,
         received_s=received_s,
-        deadline_s=min(deadlines, default=None),
+        deadline_s=None if options.deadline_ms is None else received_s + options.deadline_ms / 1000,
         on_deadline=options.on_deadline,
         cache=options.cache,
-        is_disconnected=request.is_disconnected,
         priority=options.priority,
     )
+
+
+def call_of(request: Request, options: CallOptions) -> Call:
+    """Make the call of an HTTP request; the earlier of its own deadline and the header's counts."""
+    call = build_call(request.state.request_id, request.state.received_s, options)
+    deadlines = [deadline for deadline in (call.deadline_s, _header_deadline_s(request)) if deadline is not None]
+    return replace(call, deadline_s=min(deadlines, default=None), is_disconnected=request.is_disconnected)
 
 
 def _header_deadline_s(request: Request) -> float | None:
@@ -73,8 +73,13 @@ def _header_deadline_s(request: Request) -> float | None:
     return request.state.received_s + int(text) / 1000
 
 
-def timing_headers(timings: Timings | ReadTimings | ScoreTimings) -> dict[str, str]:
-    """Write every stage as `Server-Timing`, beside what keeps replies out of caches."""
+def stage_times(timings: StageTimings) -> dict[str, float]:
+    """Return the milliseconds of every stage, rounded to a microsecond."""
     names = (field.name for field in fields(timings) if field.name not in _NO_STAGES)
-    stages = ", ".join(f"{name};dur={getattr(timings, name):.3f}" for name in names)
+    return {name: round(getattr(timings, name), 3) for name in names}
+
+
+def timing_headers(timings: StageTimings) -> dict[str, str]:
+    """Write every stage as `Server-Timing`, beside what keeps replies out of caches."""
+    stages = ", ".join(f"{name};dur={milliseconds:.3f}" for name, milliseconds in stage_times(timings).items())
     return {"Server-Timing": stages, "Cache-Control": "no-store", "Vary": "Accept"}

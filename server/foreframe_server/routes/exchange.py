@@ -1,4 +1,7 @@
-"""One exchange: receive, decode, answer, encode, every stage timed. The same for every route that asks a model."""
+"""One exchange: read, answer, write, every stage timed. The same for every kind of request and at every door.
+
+Knows HTTP requests, and what a door has to bring that has none.
+"""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from foreframe_engines import Contract
-from foreframe_server.calls import Call, CallOptions, ReadTimings, ScoreTimings, Timings
-from foreframe_server.codec import DOCUMENT_MEDIA, Bounds, EncodedReply, Media, Recall
+from foreframe_server.calls import Call, CallOptions, StageTimings
+from foreframe_server.codec import DOCUMENT_MEDIA, Bounds, Document, EncodedReply, Media, Recall, read_document
 from foreframe_server.metrics import WIRE_STAGES
-from foreframe_server.routes.calls import build_call, receive, receive_ms, timing_headers
-from foreframe_server.routes.host import host_of
+from foreframe_server.routes.calls import Received, build_call, call_of, receive, receive_ms, timing_headers
+from foreframe_server.routes.host import Host
 
 
 class _Asked(Protocol):
@@ -23,65 +26,80 @@ class _Asked(Protocol):
 
 class _Answered(Protocol):
     @property
-    def timings(self) -> Timings | ReadTimings | ScoreTimings: ...
+    def timings(self) -> StageTimings: ...
 
 
-_A = TypeVar("_A", bound=_Asked)
-_R = TypeVar("_R", bound=_Answered)
+AskedT = TypeVar("AskedT", bound=_Asked)
+AnsweredT = TypeVar("AnsweredT", bound=_Answered)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exchange(Generic[AskedT, AnsweredT]):
+    """How one kind of request is read, answered and written. Reading and writing take place in the codec's threads."""
+
+    host: Host
+    contract: Contract
+    decode: Callable[[Document, Media, Contract, Bounds, Recall], AskedT]
+    answer: Callable[[AskedT, Call], Awaitable[AnsweredT]]
+    encode: Callable[[AskedT, AnsweredT, Contract, Call], EncodedReply]
+
+    def read(self, document: Document, accepted: Media) -> AskedT:
+        """Read a document. May take long. Raises what `decode` raises."""
+        return self.decode(document, accepted, self.contract, self.host.bounds, self.host.observations.get)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened(Generic[_A]):
+class Opened(Generic[AskedT]):
     """What a request asks for, the call it makes, and what reading it took."""
 
-    asked: _A
+    asked: AskedT
     call: Call
     receive_ms: float
     decode_ms: float
 
 
-async def exchange(
-    request: Request,
-    contract: Contract,
-    decode: Callable[[bytes, Media, Media, Contract, Bounds, Recall], _A],
-    answer: Callable[[_A, Call], Awaitable[_R]],
-    encode: Callable[[_A, _R, Contract, Call], EncodedReply],
-    offered: tuple[Media, ...] = DOCUMENT_MEDIA,
+async def respond(
+    request: Request, exchange: Exchange[AskedT, AnsweredT], offered: tuple[Media, ...] = DOCUMENT_MEDIA
 ) -> Response:
-    """Turn a request into its reply. Raises what its parts raise."""
-    opened = await open_exchange(request, contract, decode, offered)
-    answered = await answer(opened.asked, opened.call)
-    reply = await close_exchange(request, contract, opened, answered, encode)
+    """Turn a request into its reply. Raises what the exchange's parts raise."""
+    opened = await open_request(request, exchange, offered)
+    answered = await exchange.answer(opened.asked, opened.call)
+    reply = await close_exchange(exchange, opened, answered)
     headers = {**reply.headers, **timing_headers(answered.timings)}
     return Response(reply.body, headers=headers, media_type=reply.media.value)
 
 
-async def open_exchange(
-    request: Request,
-    contract: Contract,
-    decode: Callable[[bytes, Media, Media, Contract, Bounds, Recall], _A],
-    offered: tuple[Media, ...],
-) -> Opened[_A]:
-    """Receive a request and read it in the codec's threads. Raises what its parts raise."""
-    host = host_of(request)
+async def open_request(
+    request: Request, exchange: Exchange[AskedT, AnsweredT], offered: tuple[Media, ...]
+) -> Opened[AskedT]:
+    """Receive a request and read it. Raises what its parts raise."""
     received = await receive(request, offered)
-    recall = host.observations.get
-    asked = await host.compute(decode, received.body, received.media, received.accepted, contract, host.bounds, recall)
+    asked = await exchange.host.compute(_read_body, exchange, received)
     decode_ms = received.elapsed_ms
-    return Opened(asked, build_call(request, asked.options), receive_ms(request, received), decode_ms)
+    return Opened(asked, call_of(request, asked.options), receive_ms(request, received), decode_ms)
+
+
+def _read_body(exchange: Exchange[AskedT, AnsweredT], received: Received) -> AskedT:
+    document = read_document(received.body, received.media, max_values=exchange.host.bounds.max_json_values)
+    return exchange.read(document, received.accepted)
+
+
+async def open_fields(
+    exchange: Exchange[AskedT, AnsweredT], fields: Document, request_id: str, received_s: float
+) -> Opened[AskedT]:
+    """Read a document that a door without HTTP received. Raises what its parts raise."""
+    asked = await exchange.host.compute(exchange.read, fields, Media.MSGPACK)
+    decode_ms = (time.monotonic() - received_s) * 1000
+    return Opened(asked, build_call(request_id, received_s, asked.options), 0.0, decode_ms)
 
 
 async def close_exchange(
-    request: Request,
-    contract: Contract,
-    opened: Opened[_A],
-    answered: _R,
-    encode: Callable[[_A, _R, Contract, Call], EncodedReply],
+    exchange: Exchange[AskedT, AnsweredT], opened: Opened[AskedT], answered: AnsweredT
 ) -> EncodedReply:
-    """Write an answer in the codec's threads and record its stages. Completes `answered.timings`."""
-    host, timings = host_of(request), answered.timings
+    """Write an answer and record its stages. Completes `answered.timings`."""
+    host, timings, call = exchange.host, answered.timings, opened.call
     timings.receive, timings.decode = opened.receive_ms, opened.decode_ms
-    reply = await host.compute(encode, opened.asked, answered, contract, opened.call)
-    timings.total = (time.monotonic() - request.state.received_s) * 1000
+    reply = await host.compute(exchange.encode, opened.asked, answered, exchange.contract, call)
+    timings.total = (time.monotonic() - call.received_s) * 1000
     host.metrics.observe_stages(timings, WIRE_STAGES)
     return reply

@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 import anyio
 from anyio import to_thread
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from foreframe_engines import Contract
 from foreframe_server.codec import Bounds
@@ -26,15 +26,25 @@ _T = TypeVar("_T")
 _RETRY_AFTER_MS = 1000
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HostedModel:
+    """What is served, and what equal queries may count on."""
+
+    contract: Contract
+    determinism: str
+
+
 @dataclass(slots=True, eq=False)
 class Host:
-    """One server's parts. `service` is None until the model is open; `has_failed` says that it never will be.
+    """One server's parts. `model` is None until it is open; `has_failed` says that it never will be.
 
-    `reader` and `likelihoods` stay None for a model without tokens.
+    `service` and `scores` stay None for a model that predicts nothing, `reader` and `likelihoods` for one without
+    tokens.
     """
 
     settings: Settings
     metrics: Metrics
+    model: HostedModel | None = None
     service: PredictionService | None = None
     encoder: ContextEncoder | None = None
     reader: TokenReader | None = None
@@ -57,43 +67,53 @@ class Host:
 
     @property
     def is_ready(self) -> bool:
-        """Whether predictions are answered."""
-        return self.service is not None and self.service.is_ready
+        """Whether what the model can do is answered."""
+        answering = self.service or self.reader
+        return self.model is not None and answering is not None and answering.is_ready
 
-    def open_service(self) -> PredictionService:
-        """Return the service. Raises NotReady before the model is open."""
-        if self.service is None:
+    def open_model(self) -> HostedModel:
+        """Return what is served. Raises NotReady before the model is open."""
+        if self.model is None:
             raise _not_open()
-        return self.service
+        return self.model
 
     def open_contract(self) -> Contract:
         """Return the model's contract. Raises NotReady before the model is open."""
-        return self.open_service().contract
+        return self.open_model().contract
+
+    def open_service(self) -> PredictionService:
+        """Return the service. Raises NotReady before the model is open, CapabilityMissing when it predicts nothing."""
+        self.open_model()
+        if self.service is None:
+            raise _no_future()
+        return self.service
 
     def open_encoder(self) -> ContextEncoder:
         """Return what encodes observations. Raises NotReady before the model is open."""
+        self.open_model()
         if self.encoder is None:
             raise _not_open()
         return self.encoder
 
     def open_reader(self) -> TokenReader:
         """Return the reader of tokens. Raises NotReady before the model is open, CapabilityMissing without tokens."""
-        self.open_service()
+        self.open_model()
         if self.reader is None:
             raise _no_tokens()
         return self.reader
 
     def open_likelihoods(self) -> LikelihoodService:
         """Return the service of likelihoods. Raises as `open_reader`."""
-        self.open_service()
+        self.open_model()
         if self.likelihoods is None:
             raise _no_tokens()
         return self.likelihoods
 
     def open_scores(self) -> ScoreService:
-        """Return the service of scores. Raises NotReady before the model is open."""
+        """Return the service of scores. Raises as `open_service`."""
+        self.open_model()
         if self.scores is None:
-            raise _not_open()
+            raise CapabilityMissing("The model scores no futures.")
         return self.scores
 
     async def compute(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -105,10 +125,14 @@ def _not_open() -> NotReady:
     return NotReady("The model is not open yet.", retry_after_ms=_RETRY_AFTER_MS)
 
 
+def _no_future() -> CapabilityMissing:
+    return CapabilityMissing("The model has no rollout half, so it predicts no futures.")
+
+
 def _no_tokens() -> CapabilityMissing:
     return CapabilityMissing("The model has no tokens, so it knows no likelihoods.")
 
 
-def host_of(request: Request) -> Host:
-    """Return the host of the app that a request came to."""
-    return request.app.state.host
+def host_of(connection: HTTPConnection) -> Host:
+    """Return the host of the app that a request or a websocket came to."""
+    return connection.app.state.host

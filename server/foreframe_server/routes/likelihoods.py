@@ -4,13 +4,26 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from foreframe_server.codec import decode_likelihood, encode_likelihood
+from foreframe_server.codec import AskedLikelihood, decode_likelihood, encode_likelihood
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
+from foreframe_server.likelihoods import LikelihoodAnswer
 from foreframe_server.routes.contents import PROBLEMS, document_body, document_reply
-from foreframe_server.routes.exchange import exchange
-from foreframe_server.routes.host import host_of
+from foreframe_server.routes.exchange import Exchange, respond
+from foreframe_server.routes.host import Host, host_of
 
 router = APIRouter(tags=["likelihoods"])
+
+
+def likelihood_exchange(host: Host) -> Exchange[AskedLikelihood, LikelihoodAnswer]:
+    """Put together how a likelihood is read, answered and written. Raises what `open_likelihoods` raises."""
+    service = host.open_likelihoods()
+    return Exchange(
+        host,
+        service.contract,
+        decode_likelihood,
+        lambda asked, call: service.score(asked.query, call),
+        encode_likelihood,
+    )
 
 
 @router.post(
@@ -22,11 +35,4 @@ router = APIRouter(tags=["likelihoods"])
 )
 async def score_likelihood(request: Request) -> Response:
     """Decode, read, encode; every stage is timed."""
-    service = host_of(request).open_likelihoods()
-    return await exchange(
-        request,
-        service.contract,
-        decode_likelihood,
-        lambda asked, call: service.score(asked.query, call),
-        encode_likelihood,
-    )
+    return await respond(request, likelihood_exchange(host_of(request)))

@@ -30,7 +30,7 @@ _Name = Annotated[str, Path(max_length=128)]
 @router.get("/v1/models", summary="List the models that are loaded")
 async def list_models(request: Request) -> ModelList:
     """List every contract."""
-    return ModelList(models=[_contract_reply(host_of(request))])
+    return ModelList(models=[contract_reply(host_of(request))])
 
 
 @router.get("/v1/models/{id}", summary="Read a model's contract")
@@ -39,10 +39,11 @@ async def read_model(request: Request, model_id: Annotated[str, Path(alias="id",
     host = host_of(request)
     if model_id != host.open_contract().model:
         raise UnknownModel("No model of this name is loaded.")
-    return _contract_reply(host)
+    return contract_reply(host)
 
 
-def _contract_reply(host: Host) -> ModelContract:
+def contract_reply(host: Host) -> ModelContract:
+    """Write the contract of the model that is served. Raises NotReady before it is open."""
     contract = host.open_contract()
     sampler = contract.sampler
     return ModelContract(
@@ -61,10 +62,12 @@ def _contract_reply(host: Host) -> ModelContract:
             max_steps=sampler.max_steps,
             shift=sampler.shift,
             max_ensemble_size=sampler.max_ensemble_size,
+            solver=sampler.solver.value,
+            guidance=sampler.guidance,
         ),
         tokens=_tokens_reply(contract, host.likelihoods),
         capabilities=list(contract.capabilities),
-        determinism=host.open_service().determinism,
+        determinism=host.open_model().determinism,
     )
 
 

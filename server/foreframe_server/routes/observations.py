@@ -1,19 +1,38 @@
 """POST and DELETE /v1/observations: encode a context once, hold it, name it. Knows neither pixels nor engines."""
 
+import time
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from foreframe_server.codec import decode_observation, write_document
+from foreframe_server.calls import Call, HoldTimings
+from foreframe_server.codec import AskedObservation, decode_observation, encode_observation
 from foreframe_server.observation_schemas import ObservationReply, ObservationRequest
-from foreframe_server.routes.calls import build_call, receive
+from foreframe_server.observations import HeldObservation
 from foreframe_server.routes.contents import PROBLEMS, document_body, document_reply
-from foreframe_server.routes.host import host_of
+from foreframe_server.routes.exchange import Exchange, respond
+from foreframe_server.routes.host import Host, host_of
 
 router = APIRouter(tags=["observations"])
 _Id = Annotated[str, Path(alias="id", max_length=128)]
+
+
+def observation_exchange(host: Host) -> Exchange[AskedObservation, HeldObservation]:
+    """Put together how an upload is read, answered and written. Raises what `open_encoder` raises."""
+    decode = partial(decode_observation, max_ttl_s=host.settings.observations.max_ttl_s)
+    return Exchange(host, host.open_encoder().contract, decode, partial(_hold, host), encode_observation)
+
+
+async def _hold(host: Host, asked: AskedObservation, call: Call) -> HeldObservation:
+    """Encode with every model, and hold."""
+    started_s = time.monotonic()
+    observation = await host.open_encoder().encode(asked.observation, call)
+    timings = HoldTimings(encode=(time.monotonic() - started_s) * 1000)
+    ttl_s = host.settings.observations.ttl_s if asked.ttl_s is None else asked.ttl_s
+    return HeldObservation(host.observations.put(observation, ttl_s), observation, ttl_s, timings)
 
 
 @router.post(
@@ -24,31 +43,8 @@ _Id = Annotated[str, Path(alias="id", max_length=128)]
     response_class=Response,
 )
 async def hold_observation(request: Request) -> Response:
-    """Decode, encode with every model, hold."""
-    host = host_of(request)
-    encoder = host.open_encoder()
-    received = await receive(request)
-    limits = host.settings.observations
-    asked = await host.compute(
-        decode_observation,
-        received.body,
-        received.media,
-        encoder.contract,
-        host.bounds,
-        max_ttl_s=limits.max_ttl_s,
-    )
-    observation = await encoder.encode(asked.observation, build_call(request))
-    ttl_s = limits.ttl_s if asked.ttl_s is None else asked.ttl_s
-    reply = ObservationReply(
-        observation_id=host.observations.put(observation, ttl_s),
-        expires_in_s=ttl_s,
-        frames=len(observation.frames),
-        models=list(observation.models),
-        bytes=observation.num_bytes,
-        warnings=list(asked.warnings),
-    )
-    body = write_document(reply.model_dump(), received.accepted)
-    return Response(body, headers={"Cache-Control": "no-store", "Vary": "Accept"}, media_type=received.accepted.value)
+    """Decode, encode with every model, hold; every stage is timed."""
+    return await respond(request, observation_exchange(host_of(request)))
 
 
 @router.delete(

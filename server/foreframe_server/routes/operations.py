@@ -66,6 +66,8 @@ async def read_limits(request: Request) -> Limits:
     return Limits(
         max_body_bytes=settings.http.max_body_bytes,
         body_timeout_s=settings.http.body_timeout_s,
+        max_message_bytes=settings.http.max_message_bytes,
+        max_in_flight=settings.realtime.max_in_flight,
         max_json_values=settings.limits.max_json_values,
         max_picture_pixels=settings.limits.max_picture_pixels,
         max_ensemble_size=MAX_ENSEMBLE,

@@ -10,13 +10,31 @@ from foreframe_engines import Contract
 from foreframe_server.calls import Answer, Call
 from foreframe_server.codec import Asked, EncodedReply, Media, decode_prediction, encode_prediction, read_accept
 from foreframe_server.routes.contents import PROBLEMS, clip_replies, document_body
-from foreframe_server.routes.exchange import exchange
-from foreframe_server.routes.host import host_of
+from foreframe_server.routes.exchange import Exchange, respond
+from foreframe_server.routes.host import Host, host_of
 from foreframe_server.routes.progress import stream_prediction
 from foreframe_server.schemas import PredictionRequest
 from foreframe_server.service import PredictionService
 
 router = APIRouter(tags=["predictions"])
+
+
+def prediction_exchange(host: Host) -> Exchange[Asked, Answer]:
+    """Put together how a prediction is read, answered and written. Raises what `open_service` raises."""
+    service = host.open_service()
+    return Exchange(
+        host,
+        service.contract,
+        decode_prediction,
+        lambda asked, call: service.predict(asked.query, call),
+        partial(_encode, service),
+    )
+
+
+def _encode(service: PredictionService, asked: Asked, answer: Answer, contract: Contract, call: Call) -> EncodedReply:
+    reply = encode_prediction(asked, answer, contract, call)
+    service.observe_reply((answer.timings.reduce + answer.timings.respond) / 1000)
+    return reply
 
 
 @router.post(
@@ -28,20 +46,7 @@ router = APIRouter(tags=["predictions"])
 )
 async def predict(request: Request) -> Response:
     """Decode, predict, encode; every stage is timed. `text/event-stream` tells of every improvement on the way."""
-    service = host_of(request).open_service()
+    exchange = prediction_exchange(host_of(request))
     if read_accept(request.headers.get("accept")) is Media.EVENTS:
-        return await stream_prediction(request, service)
-    return await exchange(
-        request,
-        service.contract,
-        decode_prediction,
-        lambda asked, call: service.predict(asked.query, call),
-        partial(_encode, service),
-        offered=tuple(Media),
-    )
-
-
-def _encode(service: PredictionService, asked: Asked, answer: Answer, contract: Contract, call: Call) -> EncodedReply:
-    reply = encode_prediction(asked, answer, contract, call)
-    service.observe_reply((answer.timings.reduce + answer.timings.respond) / 1000)
-    return reply
+        return await stream_prediction(request, exchange)
+    return await respond(request, exchange, tuple(Media))

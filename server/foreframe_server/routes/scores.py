@@ -4,13 +4,22 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from foreframe_server.codec import decode_scores, encode_scores
+from foreframe_server.codec import AskedScores, decode_scores, encode_scores
 from foreframe_server.routes.contents import PROBLEMS, document_body, document_reply
-from foreframe_server.routes.exchange import exchange
-from foreframe_server.routes.host import host_of
+from foreframe_server.routes.exchange import Exchange, respond
+from foreframe_server.routes.host import Host, host_of
 from foreframe_server.score_schemas import ScoreReply, ScoreRequest
+from foreframe_server.scores import ScoreAnswer
 
 router = APIRouter(tags=["scores"])
+
+
+def score_exchange(host: Host) -> Exchange[AskedScores, ScoreAnswer]:
+    """Put together how a scoring is read, answered and written. Raises what `open_scores` raises."""
+    service = host.open_scores()
+    return Exchange(
+        host, service.contract, decode_scores, lambda asked, call: service.score(asked.query, call), encode_scores
+    )
 
 
 @router.post(
@@ -22,11 +31,4 @@ router = APIRouter(tags=["scores"])
 )
 async def score_candidates(request: Request) -> Response:
     """Decode, score, encode; every stage is timed."""
-    service = host_of(request).open_scores()
-    return await exchange(
-        request,
-        service.contract,
-        decode_scores,
-        lambda asked, call: service.score(asked.query, call),
-        encode_scores,
-    )
+    return await respond(request, score_exchange(host_of(request)))

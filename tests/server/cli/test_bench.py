@@ -5,6 +5,7 @@ import numpy as np
 from foreframe_engines import Bundle
 from foreframe_engines.episodes import Clip
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
+from foreframe_server.app import given
 from foreframe_server.benchmarks import Plans
 from foreframe_server.cli.bench_scores import compare_over_http
 from foreframe_server.cli.overrides import read_private
@@ -53,7 +54,7 @@ def test_over_http_the_candidates_of_one_request_cost_what_they_cost_alone():
     candidates = rng.standard_normal((5, 3, 3), np.float32)
     plans = Plans(frames[:8], states[:8], candidates)
     settings = read_private(None)
-    with running_server(settings, engine=ToyRolloutEngine(contract), likelihood_engine=engine) as address:
+    with running_server(settings, given(ToyRolloutEngine(contract), engine)) as address:
         already = sum(engine.read_rows)
         record = compare_over_http(address, contract, clip, plans, 2)
     assert (record["candidates"], record["future_grids"]) == (5, 3)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_server.app import given
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
 
@@ -13,7 +14,7 @@ PATIENT = ("--max-lag-ms", 60_000)
 
 @pytest.fixture
 def address():
-    with running_server(read_overridden(host="127.0.0.1", port=0), engine=ToyRolloutEngine()) as address:
+    with running_server(read_overridden(host="127.0.0.1", port=0), given(ToyRolloutEngine())) as address:
         yield address
 
 

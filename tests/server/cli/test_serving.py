@@ -12,6 +12,7 @@ import pytest
 from foreframe_client import Client, ConnectionFailed, RetryPolicy
 from foreframe_engines import ModelFault, sample
 from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_server.app import given
 from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.remote import connected, measure_latency, predict_over, read_facts
@@ -26,13 +27,13 @@ def settings():
 
 @pytest.fixture
 def address(settings):
-    with running_server(settings, engine=ToyRolloutEngine()) as address:
+    with running_server(settings, given(ToyRolloutEngine())) as address:
         yield address
 
 
 def test_the_server_answers_inside_the_block_and_is_gone_after_it(settings):
     engine = ToyRolloutEngine()
-    with running_server(settings, engine=engine) as address, Client(address) as client:
+    with running_server(settings, given(engine)) as address, Client(address) as client:
         assert client.ready()
     with Client(address, retry=RetryPolicy(max_retries=0)) as client, pytest.raises(ConnectionFailed):
         client.health()
@@ -59,7 +60,7 @@ def test_facts_of_a_served_model_are_its_contract(address):
 
 def test_latency_is_measured_past_the_cache(settings, toy_clip):
     engine = ToyRolloutEngine()
-    with running_server(settings, engine=engine) as address, connected(address) as client:
+    with running_server(settings, given(engine)) as address, connected(address) as client:
         engine.step_rows.clear()
         latency = measure_latency(client, toy_clip, 4)
     assert sum(engine.step_rows) == 15 + 5 * 8 * 8
@@ -86,7 +87,7 @@ def test_a_model_that_fails_at_the_start_is_a_fault(settings):
 
     with (
         pytest.raises(Fault, match="could not be started"),
-        running_server(settings, engine=ToyRolloutEngine(step_hook=fail)),
+        running_server(settings, given(ToyRolloutEngine(step_hook=fail))),
     ):
         pytest.fail("it never answers")
 
@@ -97,7 +98,7 @@ def test_a_taken_port_is_a_fault_that_names_it():
         settings = read_overridden(host="127.0.0.1", port=port)
         with (
             pytest.raises(Fault, match=f"port {port}"),
-            running_server(settings, engine=ToyRolloutEngine()),
+            running_server(settings, given(ToyRolloutEngine())),
         ):
             pytest.fail("the port is taken")
 

@@ -8,16 +8,19 @@ import io
 import time
 
 import httpx
+import msgpack
 import numpy as np
 import pytest
 from PIL import Image
 
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
+from foreframe_server.codec.arrays import map_for_msgpack
 from foreframe_server.settings import Settings
 
 CONTEXT, SIZE, DIM, HORIZON = 4, 8, 3, 8
 MAX_LAG_S = 0.05
+PATIENCE_S = 20
 
 
 @contextlib.asynccontextmanager
@@ -34,9 +37,7 @@ def build_token_app(likelihood_engine, *, settings=None, rollout=None, calibrati
     """The app of a toy that also knows likelihoods."""
     return create_app(
         settings or Settings(),
-        engine=rollout or ToyRolloutEngine(likelihood_engine.contract),
-        likelihood_engine=likelihood_engine,
-        calibration=calibration,
+        given(rollout or ToyRolloutEngine(likelihood_engine.contract), likelihood_engine, calibration),
     )
 
 
@@ -120,6 +121,98 @@ def _with_fields(template, fields):
     return request
 
 
+class Robot:
+    """A robot at the app's websocket, on the app's own event loop: `async with` connects it and hangs up."""
+
+    def __init__(self, app, *, path="/v1/realtime", **headers):
+        self.app = app
+        self.path = path
+        self.headers = [(name.encode(), value.encode()) for name, value in {"host": "robot", **headers}.items()]
+        self.inbox, self.outbox = asyncio.Queue(), asyncio.Queue()
+        self.is_reading = asyncio.Event()
+        self.is_reading.set()
+        self.is_accepted = False
+        self.denied = []
+        self.text = self.close_code = None
+
+    async def send_to(self, message):
+        await self.is_reading.wait()
+        if message["type"] == "websocket.accept":
+            self.is_accepted = True
+        elif message["type"] == "websocket.close":
+            self.close_code = message["code"]
+        elif "text" in message:
+            self.text = message["text"]
+        elif "bytes" in message:
+            self.outbox.put_nowait(message["bytes"])
+        else:
+            self.denied.append(message)
+
+    async def __aenter__(self):
+        scope = {
+            "type": "websocket", "path": self.path, "raw_path": self.path.encode(), "query_string": b"",
+            "headers": self.headers, "scheme": "ws", "root_path": "", "subprotocols": [],
+            "asgi": {"version": "3.0", "spec_version": "2.4"}, "extensions": {"websocket.http.response": {}},
+        }  # fmt: skip
+        self.inbox.put_nowait({"type": "websocket.connect"})
+        self.visit = asyncio.create_task(self.app(scope, self.inbox.get, self.send_to))
+        return self
+
+    async def __aexit__(self, *_):
+        self.hang_up()
+        await self.ended()
+
+    def hang_up(self):
+        self.inbox.put_nowait({"type": "websocket.disconnect", "code": 1001})
+
+    async def ended(self):
+        """Until the app has nothing more to do with this connection."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self.visit
+
+    def send(self, kind, request_id="r", **fields):
+        message = {"type": kind, "request_id": request_id, **fields}
+        self.send_bytes(msgpack.packb(message, default=map_for_msgpack))
+
+    def send_bytes(self, data):
+        self.inbox.put_nowait({"type": "websocket.receive", "bytes": data})
+
+    async def next(self):
+        """The next message."""
+        async with asyncio.timeout(PATIENCE_S):
+            return msgpack.unpackb(await self.outbox.get())
+
+    async def until(self, *names):
+        """Every message up to the first of these types."""
+        messages = [await self.next()]
+        while messages[-1]["type"] not in names:
+            messages.append(await self.next())
+        return messages
+
+    async def ask(self, kind, request_id="r", **fields):
+        """The last answer to a request, when nothing else is in flight."""
+        self.send(kind, request_id, **fields)
+        return (await self.until("done", "error", "pong"))[-1]
+
+
+@contextlib.asynccontextmanager
+async def connect_robot(app, **headers):
+    """A robot that has been greeted."""
+    async with Robot(app, **headers) as robot:
+        assert (await robot.next())["type"] == "contract"
+        yield robot
+
+
+@pytest.fixture
+def connecting():
+    return connect_robot
+
+
+@pytest.fixture
+def arriving():
+    return Robot
+
+
 @pytest.fixture(scope="session")
 def anyio_backend():
     return "asyncio"
@@ -132,7 +225,7 @@ def engine():
 
 @pytest.fixture
 def app(engine):
-    return create_app(Settings(), engine=engine)
+    return create_app(Settings(), given(engine))
 
 
 @pytest.fixture
@@ -167,7 +260,7 @@ async def client(anyio_backend, app):
 @pytest.fixture(scope="module")
 async def shared_client(anyio_backend):
     """One server for a whole table of requests that change nothing."""
-    async with serve(create_app(Settings(), engine=ToyRolloutEngine())) as client:
+    async with serve(create_app(Settings(), given(ToyRolloutEngine()))) as client:
         yield client
 
 

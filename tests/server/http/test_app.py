@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
 from foreframe_server.settings import EngineSettings, Settings
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +19,7 @@ def client_of(app):
 async def test_health_answers_while_the_model_warms_up_and_readiness_waits():
     warm = threading.Event()
     engine = ToyRolloutEngine(step_hook=lambda rows: warm.wait(20))
-    app = create_app(Settings(), engine=engine)
+    app = create_app(Settings(), given(engine))
 
     async with app.router.lifespan_context(app), client_of(app) as client:
         assert (await client.get("/healthz")).status_code == 200
@@ -30,7 +30,7 @@ async def test_health_answers_while_the_model_warms_up_and_readiness_waits():
 
 
 async def test_stopping_ends_readiness_and_closes_the_engine(serving, toy_request):
-    app = create_app(Settings(), engine=(engine := ToyRolloutEngine()))
+    app = create_app(Settings(), given(engine := ToyRolloutEngine()))
 
     async with serving(app) as client:
         assert (await client.post("/v1/predictions", json=toy_request())).status_code == 200
@@ -48,7 +48,7 @@ async def test_stopping_while_the_model_warms_up_ends_cleanly():
         entered.set()
         assert warm.wait(20)
 
-    app = create_app(Settings(), engine=(engine := ToyRolloutEngine(step_hook=hold)))
+    app = create_app(Settings(), given(engine := ToyRolloutEngine(step_hook=hold)))
 
     async with app.router.lifespan_context(app):
         assert await asyncio.to_thread(entered.wait, 20)
@@ -130,7 +130,7 @@ async def test_equal_requests_are_served_from_the_cache(client, engine, toy_requ
 async def test_a_shared_cache_that_is_not_there_changes_nothing(serving, toy_request, monkeypatch):
     monkeypatch.setenv("FOREFRAME_CACHE__REDIS_URL", "redis://127.0.0.1:1/0")
 
-    async with serving(create_app(Settings(), engine=ToyRolloutEngine())) as client:
+    async with serving(create_app(Settings(), given(ToyRolloutEngine()))) as client:
         reply = await client.post("/v1/predictions", json=toy_request())
 
     assert (reply.status_code, reply.json()["cache"]) == (200, "unavailable")

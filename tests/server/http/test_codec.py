@@ -40,7 +40,8 @@ SMOOTH = np.tile(np.linspace(0, 255, 8).astype(np.uint8)[None, None, :, None], (
 
 def decode(request, media=Media.JSON, accepted=Media.JSON):
     body = json.dumps(request).encode() if media is Media.JSON else msgpack.packb(request, default=map_for_msgpack)
-    return decode_prediction(body, media, accepted, CONTRACT, BOUNDS, NOTHING_HELD.get)
+    document = read_document(body, media, max_values=BOUNDS.max_json_values)
+    return decode_prediction(document, accepted, CONTRACT, BOUNDS, NOTHING_HELD.get)
 
 
 def answer_of(asked, members):

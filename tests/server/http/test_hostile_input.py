@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
 from foreframe_server.codec.arrays import map_for_msgpack
 from foreframe_server.settings import Settings
 
@@ -362,7 +362,7 @@ class TestMutations:
             raise RuntimeError("planted")
 
         engine = ToyRolloutEngine()
-        async with serving(create_app(Settings(), engine=engine)) as client:
+        async with serving(create_app(Settings(), given(engine))) as client:
             engine._step_hook = fail
             assert await self.count_failures(client, toy_request) > 0
 

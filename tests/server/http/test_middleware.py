@@ -1,3 +1,5 @@
+import json
+
 import anyio
 import pytest
 import structlog
@@ -99,6 +101,53 @@ async def test_a_body_that_stops_coming_is_given_up():
 
     assert status == 408
     assert headers[b"connection"] == b"close"
+
+
+async def visit_websocket(app, *, metrics=None, headers=()):
+    """Let an app serve one websocket through both middlewares; return what it sent."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    bounded_app = BodyBounds(app, max_body_bytes=1, body_timeout_s=0.001)
+    scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": list(headers)}
+    await RequestLog(bounded_app, metrics or Metrics())(scope, Receiver(b"longer than a body may be"), send)
+    return sent
+
+
+async def test_a_websocket_is_named_and_no_body():
+    async def talk(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        await receive()
+        await send({"type": "websocket.send", "bytes": scope["state"]["request_id"].encode()})
+
+    headers = [(b"x-request-id", b"arm-1"), (b"content-length", b"999"), (b"content-encoding", b"br")]
+    metrics = Metrics()
+    accept, answer = await visit_websocket(talk, metrics=metrics, headers=headers)
+
+    assert accept["headers"] == [(b"x-request-id", b"arm-1")]
+    assert answer["bytes"] == b"arm-1"
+    assert b"foreframe_requests_total{" not in metrics.scrape()
+
+
+@pytest.mark.parametrize("is_accepted", [False, True])
+async def test_what_nobody_caught_at_a_websocket_ends_it(is_accepted):
+    async def fail(scope, receive, send):
+        if is_accepted:
+            await send({"type": "websocket.accept"})
+        raise RuntimeError("planted-words")
+
+    with structlog.testing.capture_logs() as lines:
+        *_, last_but_one, last = await visit_websocket(fail)
+
+    assert [line["event"] for line in lines] == ["request failed", "connection"]
+    assert "planted" not in str(last_but_one) + str(last)
+    if is_accepted:
+        assert json.loads(last_but_one["text"])["code"] == "model_fault"
+        assert (last["type"], last["code"]) == ("websocket.close", 1011)
+    else:
+        assert (last_but_one["type"], last_but_one["status"]) == ("websocket.http.response.start", 500)
 
 
 async def test_what_nobody_caught_is_a_problem_and_no_traceback():

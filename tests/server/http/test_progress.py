@@ -10,9 +10,12 @@ import pytest
 import structlog
 
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
+from foreframe_server.cache import ResultCache
 from foreframe_server.codec import KEEP_ALIVE, write_event
-from foreframe_server.routes.progress import EventStream, Newest
+from foreframe_server.metrics import Metrics
+from foreframe_server.routes.progress import EventStream
+from foreframe_server.routes.telling import Newest
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -127,7 +130,7 @@ class Visitor:
 async def gated(serving, free, gate_type=Gate):
     """An app whose engine runs so many forwards of two rows and then waits; it goes on at the end."""
     gate = gate_type(free)
-    app = create_app(Settings(scheduler={"max_rows": 2}), engine=ToyRolloutEngine(step_hook=gate))
+    app = create_app(Settings(scheduler={"max_rows": 2}), given(ToyRolloutEngine(step_hook=gate)))
     async with serving(app) as client:
         gate.is_armed = True
         try:
@@ -240,6 +243,46 @@ async def test_refusals_before_the_first_event_keep_their_status(client, toy_req
     assert reply.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("max_pending_s", "status", "first"),
+    [(1e-9, 422, b'"code":"too_expensive"'), (600.0, 200, b"event: accepted")],
+    ids=["no room", "room"],
+)
+async def test_a_refusal_keeps_its_status_however_long_it_takes(serving, toy_request, max_pending_s, status, first):
+    """With room for it the same request is accepted, which is the positive control."""
+    app = create_app(Settings(scheduler={"max_pending_s": max_pending_s}), given(ToyRolloutEngine()))
+    async with serving(app):
+        cache = app.state.host.service._cache = SlowCache(Metrics())
+        async with Visitor(app, toy_request()) as visitor, asyncio.timeout(PATIENCE_S):
+            await cache.is_asked.wait()
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert (visitor.status, visitor.sent.qsize()) == (0, 0), "nothing is known yet"
+            cache.answers.set()
+            assert first in await visitor.sent.get()
+
+    assert visitor.status == status
+
+
+class SlowCache(ResultCache):
+    """A cache that holds nothing, and says so when it is let."""
+
+    def __init__(self, metrics):
+        super().__init__(metrics)
+        self.is_asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def get(self, key, size):
+        self.is_asked.set()
+        await self.answers.wait()
+        return await super().get(key, size)
+
+
+async def test_what_replies_take_is_kept_free_before_deadlines(app, client, toy_request):
+    await client.post(URL, json=toy_request(), headers=EVENTS)
+
+    assert app.state.host.service._reply_s.value > 0
+
+
 async def test_mp4_is_refused_by_name(client, toy_request):
     reply = await client.post(URL, json=toy_request(**{"return": {"encoding": "mp4"}}), headers=EVENTS)
 
@@ -247,7 +290,7 @@ async def test_mp4_is_refused_by_name(client, toy_request):
 
 
 async def test_a_server_that_is_not_ready_says_so_with_its_status(toy_request):
-    app = create_app(Settings(), engine=ToyRolloutEngine())
+    app = create_app(Settings(), given(ToyRolloutEngine()))
     async with Visitor(app, toy_request()) as visitor:
         await visitor.visit
 
@@ -280,7 +323,7 @@ async def test_what_fails_after_the_first_event_is_the_last_one(serving, toy_req
 
 async def test_a_fault_of_the_server_s_own_ends_the_stream_with_a_problem_and_a_log(serving, toy_request):
     engine = ToyRolloutEngine(replace(toy_contract(), fps=0.0))  # frames of such a model have no time
-    app = create_app(Settings(), engine=engine)
+    app = create_app(Settings(), given(engine))
     async with serving(app):
         with structlog.testing.capture_logs() as lines:
             async with Visitor(app, toy_request()) as visitor:
@@ -309,15 +352,15 @@ async def test_a_reader_that_is_slow_gets_the_newest_and_holds_nothing_up(servin
     put, answered = asyncio.Queue(), asyncio.Event()
 
     class Recorder(Newest):
-        def put(self, progress):
+        def on_progress(self, progress):
             put.put_nowait(progress.prediction.num_members)
-            super().put(progress)
+            super().on_progress(progress)
 
-        def wake(self):
+        def end(self):
             answered.set()
-            super().wake()
+            super().end()
 
-    monkeypatch.setattr("foreframe_server.routes.progress.Newest", Recorder)
+    monkeypatch.setattr("foreframe_server.routes.telling.Newest", Recorder)
     asked = toy_request(ensemble={"size": 32}, sampling__steps=4)
     async with gated(serving, 1) as (app, _, gate), Visitor(app, asked) as visitor, asyncio.timeout(PATIENCE_S):
         await visitor.until("estimate")
@@ -363,18 +406,20 @@ async def test_silence_is_filled_with_comments(serving, toy_request, monkeypatch
 
 async def test_the_newest_improvement_takes_the_place_of_an_older_one():
     newest = Newest()
-    newest.put("older")
-    newest.put("newer")
+    newest.on_progress("older")
+    newest.on_progress("newer")
 
     assert await newest.take(PATIENCE_S) == "newer"
     assert await newest.take(0.001) is None
 
 
-async def test_being_woken_is_no_improvement():
+async def test_the_end_and_being_accepted_are_no_improvements():
     newest = Newest()
-    newest.wake()
-
-    assert await newest.take(PATIENCE_S) is None
+    newest.on_accepted()
+    await newest.settled()
+    assert await newest.take(0.001) is None
+    newest.end()
+    assert await newest.take(None) is None
 
 
 async def test_a_stream_that_breaks_is_left_and_counted():
@@ -387,8 +432,11 @@ async def test_a_stream_that_breaks_is_left_and_counted():
         if message["type"] == "http.response.body":
             raise BrokenPipeError
 
+    async def leave():
+        left.append(True)
+
     scope = {"type": "http", "state": {}}
-    await EventStream(events(), {}, lambda: left.append(True))(scope, None, send)
+    await EventStream(events(), {}, leave)(scope, None, send)
 
     assert left == [True]
     assert scope["state"]["problem_code"] == "request_timeout"

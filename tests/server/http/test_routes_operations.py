@@ -18,6 +18,7 @@ async def test_limits_name_what_may_be_held_and_what_may_wait(client):
     assert (limits["observation_ttl_s"], limits["max_observation_ttl_s"]) == (60, 3600)
     assert limits["max_observation_bytes"] == 256 * 2**20
     assert (limits["max_pending_read_s"], limits["max_candidates"]) == (10, 256)
+    assert (limits["max_message_bytes"], limits["max_in_flight"]) == (16 * 2**20, 32)
 
 
 async def test_metrics_count_requests_by_template_and_never_by_path(client, toy_request):

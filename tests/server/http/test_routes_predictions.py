@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
 from foreframe_server.codec.arrays import map_for_msgpack
 from foreframe_server.settings import Settings
 
@@ -99,7 +99,7 @@ async def test_a_model_that_fails_is_a_problem_without_its_words(serving, toy_re
         raise RuntimeError("planted-words at 0x7f00")
 
     engine = ToyRolloutEngine()
-    async with serving(create_app(Settings(), engine=engine)) as client:
+    async with serving(create_app(Settings(), given(engine))) as client:
         engine._step_hook = fail
         reply = await client.post(URL, json=toy_request())
 

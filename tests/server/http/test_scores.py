@@ -9,7 +9,7 @@ import pytest
 from foreframe_engines import sample
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_engines.types import EnsembleSpec, Query, Reducer, Sampling, Strategy
-from foreframe_server.app import create_app
+from foreframe_server.app import create_app, given
 from foreframe_server.codec.arrays import map_for_msgpack
 from foreframe_server.settings import LimitSettings, Settings
 
@@ -200,7 +200,7 @@ async def test_a_model_without_tokens_scores_what_it_can(shared_client, score_re
 
 async def test_limits_say_how_many_candidates_there_may_be(serving, score_request):
     settings = Settings(limits=LimitSettings(max_candidates=3))
-    async with serving(create_app(settings, engine=ToyRolloutEngine())) as client:
+    async with serving(create_app(settings, given(ToyRolloutEngine()))) as client:
         limits = (await client.get("/v1/limits")).json()
         reply = await client.post(URL, json=score_request())
 

@@ -8,6 +8,7 @@ import pytest
 
 from foreframe_engines import ModelFault
 from foreframe_engines.testing import ToyRolloutEngine
+from foreframe_server.app import given
 from foreframe_server.cli.bench_http_engine import run_job
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
@@ -45,7 +46,7 @@ def measure(engine, work):
         async with open_door(address) as door:
             return await work(Bench(door, max_lag_ms=PATIENCE_MS, note=lambda line: None))
 
-    with running_server(read_overridden(host="127.0.0.1", port=0), engine=engine) as address:
+    with running_server(read_overridden(host="127.0.0.1", port=0), given(engine)) as address:
         return asyncio.run(run(address))
 
 
