@@ -85,6 +85,11 @@ class Bundle:
         return self.path / file
 
 
+def rollout_graph_names(graphs: GraphFiles) -> tuple[GraphName, ...]:
+    """List the graphs that a rollout model has: the four, and those of the optional ones that are there."""
+    return (*GRAPHS, *(name for name in OPTIONAL_GRAPHS if getattr(graphs, name) is not None))
+
+
 def builtin_bundle(name: str = "eve-tabletop") -> Path:
     """Return the folder of a bundle that comes with the package. Raises BundleError when it is not there."""
     if not _BUNDLE_NAME.fullmatch(name):

@@ -41,7 +41,7 @@ def toy_contract(
 ) -> Contract:
     """Make the contract of toy engines: one camera `head`, `size` x `size` (even), and `state_dim` joints.
 
-    With `tokens`, such as `toy_tokens()`, likelihoods and scores are among its capabilities.
+    With `tokens`, such as `toy_tokens()`, likelihoods are among its capabilities.
     """
     return Contract(
         model="toy",
@@ -56,7 +56,7 @@ def toy_contract(
         sampler=SamplerSpec(steps=4, max_steps=50, shift=5.0, ensemble_size=1, max_ensemble_size=32),
         latent_shape=(3, size // _POOL, size // _POOL),
         frames_per_latent=1,
-        capabilities=("predict",) if tokens is None else ("predict", "likelihood", "score"),
+        capabilities=("predict", "score") if tokens is None else ("predict", "likelihood", "score"),
         buckets=buckets,
         tokens=tokens,
     )

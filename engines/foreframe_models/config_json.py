@@ -1,13 +1,14 @@
 """A bundle's architecture as JSON, and back: the configurations of its two models. Knows no weights.
 
-Reading is strict: an unknown or missing key or another type raises BundleError naming the key.
+Reading is strict: an unknown key, another type, or a missing key without a default raises BundleError naming the key.
+A field with a default may be absent, so that bundles stay readable when configurations grow.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from foreframe_engines.errors import BundleError
 from foreframe_engines.strict_json import Json, JsonRecord, parse_json
@@ -15,18 +16,22 @@ from foreframe_models.autoencoder import AutoencoderConfig
 from foreframe_models.rollout import RolloutConfig
 from foreframe_models.st_transformer import StConfig
 from foreframe_models.tokenizer import TokenizerConfig
+from foreframe_models.wan_vae import WanVaeConfig
 
 MODEL_FILE = "model.json"
+
+_Config = TypeVar("_Config")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything that is needed to build a bundle's modules anew; the last two are None where it only predicts."""
+    """Everything that is needed to build a bundle's modules anew; None for what the bundle has not."""
 
-    rollout: RolloutConfig
-    autoencoder: AutoencoderConfig
+    rollout: RolloutConfig | None = None
+    autoencoder: AutoencoderConfig | None = None
     tokenizer: TokenizerConfig | None = None
     likelihood: StConfig | None = None
+    wan_vae: WanVaeConfig | None = None
 
 
 def config_to_json(config: ModelConfig) -> str:
@@ -36,13 +41,24 @@ def config_to_json(config: ModelConfig) -> str:
 
 def config_from_json(text: str) -> ModelConfig:
     """Read the text of `model.json`. Raises BundleError naming the key that is wrong."""
-    return _read_config(ModelConfig, parse_json(text, MODEL_FILE), MODEL_FILE)
+    return read_config(ModelConfig, text, MODEL_FILE)
+
+
+def read_config(kind: type[_Config], text: str, where: str) -> _Config:
+    """Read a dataclass of plain values from the text of a file named `where`. Raises BundleError naming the key."""
+    return _read_config(kind, parse_json(text, where), where)
 
 
 def _read_config(kind: Any, value: Json, where: str) -> Any:  # noqa: ANN401 - any dataclass of plain values
     hints = get_type_hints(kind)
-    record = JsonRecord(value, where, [field.name for field in fields(kind)])
-    return kind(**{name: _read_value(hints[name], record.value(name), record.at(name)) for name in hints})
+    given = value if isinstance(value, dict) else ()
+    names = [field.name for field in fields(kind) if field.name in given or not _has_default(field)]
+    record = JsonRecord(value, where, names)
+    return kind(**{name: _read_value(hints[name], record.value(name), record.at(name)) for name in names})
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 def _read_value(kind: Any, value: Json, where: str) -> object:  # noqa: ANN401 - a type or a generic alias

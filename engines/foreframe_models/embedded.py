@@ -129,6 +129,8 @@ def export_embedded(run_folder: Path, data: Path, out: Path, *, revision: str, m
 def embedded_contract(models: Models, statistics: StateStatistics, revision: str) -> Contract:
     """Say what the embedded model takes and gives."""
     config, autoencoder = models.rollout.config, models.autoencoder.config
+    if not isinstance(autoencoder, AutoencoderConfig):
+        raise TypeError("the embedded model encodes frames one by one")
     rows, columns = config.latent_size
     return Contract(
         model=MODEL,

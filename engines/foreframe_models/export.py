@@ -1,6 +1,6 @@
 """Write a bundle: ONNX graphs that share one half-precision safetensors file, contract, statistics, model card.
 
-Weights are stored once as float16 and cast in the graphs, so a graph is kilobytes; the reference runs the same
+Weights are stored once in half precision and cast in the graphs, so a graph is kilobytes; the reference runs the same
 rounded weights, so parity is about the runtimes alone.
 """
 
@@ -14,15 +14,17 @@ from torch import nn
 from foreframe_engines.bundle import write_contract, write_manifest
 from foreframe_engines.contract_json import GraphFiles, StateStatistics
 from foreframe_engines.types import Contract
-from foreframe_models.autoencoder import FrameAutoencoder
+from foreframe_models.autoencoder import AutoencoderConfig, FrameAutoencoder
 from foreframe_models.config_json import MODEL_FILE, ModelConfig, config_to_json
 from foreframe_models.graph import Graph, export_graph
-from foreframe_models.precision import round_to_half
+from foreframe_models.precision import HALF, Storage, round_to_half
 from foreframe_models.rollout import RolloutModel
-from foreframe_models.rollout_graphs import rollout_graphs_of
+from foreframe_models.rollout_graphs import flow_graphs_of, frame_graphs_of
 from foreframe_models.st_transformer import StTransformer
 from foreframe_models.token_graphs import token_graphs_of
 from foreframe_models.tokenizer import FrameTokenizer
+from foreframe_models.wan_vae import WanAutoencoder, WanVaeConfig
+from foreframe_models.wan_vae_graphs import wan_vae_graphs
 from foreframe_models.weights import WEIGHTS, StoredWeights, save_weights
 
 
@@ -38,19 +40,20 @@ class TokenModels:
 class Models:
     """The models of one bundle; `tokens` is None where it only predicts."""
 
-    autoencoder: FrameAutoencoder
+    autoencoder: FrameAutoencoder | WanAutoencoder
     rollout: RolloutModel
     tokens: TokenModels | None = None
 
     @property
     def config(self) -> ModelConfig:
         """Everything that is needed to build them anew."""
-        tokens = self.tokens
+        tokens, pictures = self.tokens, self.autoencoder.config
         return ModelConfig(
             self.rollout.config,
-            self.autoencoder.config,
+            pictures if isinstance(pictures, AutoencoderConfig) else None,
             None if tokens is None else tokens.tokenizer.config,
             None if tokens is None else tokens.likelihood.config,
+            pictures if isinstance(pictures, WanVaeConfig) else None,
         )
 
     def by_name(self) -> dict[str, nn.Module]:
@@ -63,13 +66,26 @@ class Models:
 
 def graphs_of(models: Models, contract: Contract) -> dict[str, Graph]:
     """Return every graph of a bundle by name. Raises ValueError when contract and models disagree about tokens."""
-    graphs = rollout_graphs_of(models.autoencoder, models.rollout)
+    graphs = picture_graphs_of(models) | flow_graphs_of(models.rollout, solver=contract.sampler.solver)
     if (contract.tokens is None) != (models.tokens is None):
         raise ValueError("contract and models disagree on whether there is a likelihood model")
     if contract.tokens is not None and models.tokens is not None:
         size = contract.camera.height
         graphs |= token_graphs_of(models.tokens.tokenizer, models.tokens.likelihood, contract.tokens, size)
     return graphs
+
+
+def picture_graphs_of(models: Models) -> dict[str, Graph]:
+    """Return `encode`, `decode` and, where the autoencoder has it, `decode_tail`."""
+    config = models.rollout.config
+    if isinstance(models.autoencoder, FrameAutoencoder):
+        return frame_graphs_of(models.autoencoder, config)
+    return wan_vae_graphs(
+        models.autoencoder,
+        context_latents=config.context_latents,
+        num_latents=config.num_latents,
+        latent_size=config.latent_size,
+    )
 
 
 def export_bundle(
@@ -79,20 +95,20 @@ def export_bundle(
     statistics: StateStatistics,
     *,
     extra_files: Mapping[str, bytes],
+    storage: Storage = HALF,
 ) -> None:
-    """Write the whole bundle into `folder`, which is emptied first. Every model is rounded to float16."""
+    """Write the whole bundle into `folder`, which is emptied first. Every model is rounded as it is stored."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     for model in models.by_name().values():
         model.eval()
-        round_to_half(model)
-    save_weights(folder / WEIGHTS, models.by_name())
+        round_to_half(model, storage)
+    save_weights(folder / WEIGHTS, models.by_name(), storage)
     weights = StoredWeights.read(folder / WEIGHTS)
     graphs = graphs_of(models, contract)
     for name, graph in graphs.items():
-        proto = export_graph(graph)
-        weights.share(proto)
+        proto = export_graph(graph, weights)
         (folder / f"{name}.onnx").write_bytes(proto.SerializeToString())
     write_contract(folder, contract, statistics, GraphFiles(**{name: f"{name}.onnx" for name in graphs}))
     (folder / MODEL_FILE).write_text(config_to_json(models.config), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One graph to export, and the export of it by torch's dynamo exporter. Knows no model and no weights file."""
+"""One graph to export, and the export of it by torch's dynamo exporter. Knows no model."""
 
 import logging
 import warnings
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+
+from foreframe_models.weights import StoredWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,11 @@ class Graph:
     dynamic: Mapping[str, Mapping[int, str]]
 
 
-def export_graph(graph: Graph) -> onnx.ModelProto:
-    """Export one module with torch's dynamo exporter, weights still inside."""
+def export_graph(graph: Graph, weights: StoredWeights | None = None) -> onnx.ModelProto:
+    """Export one module with torch's dynamo exporter; weights that are stored are left where they are.
+
+    Without `weights` all of them lie inside, which protobuf allows up to 2 GB.
+    """
     dims = {axis: torch.export.Dim(axis, min=1, max=64) for axes in graph.dynamic.values() for axis in axes.values()}
     shapes = {name: {i: dims[axis] for i, axis in graph.dynamic.get(name, {}).items()} for name in graph.inputs}
     with _quiet_exporter():
@@ -37,7 +43,10 @@ def export_graph(graph: Graph) -> onnx.ModelProto:
             optimize=True,
             verbose=False,
         )
-    proto = cast("torch.onnx.ONNXProgram", program).model_proto  # None only without dynamo
+    model = cast("torch.onnx.ONNXProgram", program).model  # None only without dynamo
+    if weights is not None:
+        weights.share_model(model)
+    proto = ir.serde.serialize_model(model)
     _strip_metadata(proto)
     return proto
 

@@ -1,11 +1,18 @@
-"""The four graphs of a rollout model: encode, condition, step and decode. Knows no files."""
+"""The graphs of a rollout model: encode, condition, step, with guidance step_guided, and decode. Knows no files."""
 
 import torch
 from torch import Tensor, nn
 
+from foreframe_engines.solvers import Solver, num_slots
 from foreframe_models.autoencoder import FrameAutoencoder
+from foreframe_models.flow import FlowNetwork, Tables, euler_move, unipc_move
 from foreframe_models.graph import Graph
-from foreframe_models.rollout import RolloutModel
+from foreframe_models.rollout import RolloutConfig, RolloutModel
+from foreframe_models.savings import ALL_SAVINGS, Savings
+
+FREE_MODULATION = "free_modulation"
+TABLE_NAMES = ("modulation", FREE_MODULATION, "token_bias")
+"""What `condition` makes, where the model has it: the second only with guidance, the third only with a state map."""
 
 
 class Encode(nn.Module):
@@ -21,34 +28,81 @@ class Encode(nn.Module):
         return self.autoencoder.encode(pictures)[None]
 
 
-class Condition(nn.Module):
-    """Physical states `1 n d` to modulation `1 f 6 d` and, if the model has a state map, token offsets `1 f s d`.
+class _OverNetwork(nn.Module):
+    def __init__(self, network: FlowNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+
+class Condition(_OverNetwork):
+    """Physical states `1 n d` to what all steps of all members share, in float32: see `TABLE_NAMES`.
 
     Every bundle's graph is also given the clean context latents `1 t c y x`; this family conditions on states alone.
     """
 
-    def __init__(self, rollout: RolloutModel) -> None:
-        super().__init__()
-        self.rollout = rollout
-
     def forward(self, states: Tensor, context_latents: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 - see above
-        """Compute what all steps of all members share."""
-        modulation, token_bias = self.rollout.condition(self.rollout.normalise(states))
-        return (modulation,) if token_bias is None else (modulation, token_bias)
+        """Compute the tables that this model has, in the order of their names."""
+        tables = self.network.tables(states)
+        every = (tables.modulation, tables.free_modulation, tables.token_bias)
+        return tuple(table.float() for table in every if table is not None)
 
 
-class Step(nn.Module):
-    """One solver step of `b` members; the update is inside."""
-
-    def __init__(self, rollout: RolloutModel) -> None:
-        super().__init__()
-        self.rollout = rollout
+class EulerStep(_OverNetwork):
+    """One Euler step of `b` members; the update is inside."""
 
     def forward(
         self, latents: Tensor, time: Tensor, next_time: Tensor, modulation: Tensor, token_bias: Tensor | None = None
     ) -> Tensor:
-        """Move latents `b t c y x` from times `b t` to `next_time`."""
-        return self.rollout.step(latents, time, next_time, modulation, token_bias)
+        """Move latents `b n c y x` from times `b n` to `next_time`."""
+        answer = self.network(latents, time, Tables(modulation, None, token_bias))
+        return euler_move(self.network.rollout, answer, latents, time, next_time)
+
+
+class GuidedEulerStep(_OverNetwork):
+    """The same with guidance `b`: both branches run in one forward."""
+
+    def forward(  # noqa: PLR0913, PLR0917 - the graph's inputs
+        self,
+        latents: Tensor,
+        time: Tensor,
+        next_time: Tensor,
+        guidance: Tensor,
+        modulation: Tensor,
+        free_modulation: Tensor,
+        token_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Move latents `b n c y x` from times `b n` to `next_time`."""
+        answer = self.network(latents, time, Tables(modulation, free_modulation, token_bias), guidance)
+        return euler_move(self.network.rollout, answer, latents, time, next_time)
+
+
+class UnipcStep(_OverNetwork):
+    """One UniPC step of `b` members, whose state has four slots; see `foreframe_engines.solvers`."""
+
+    def forward(
+        self, latents: Tensor, time: Tensor, coefficients: Tensor, modulation: Tensor, token_bias: Tensor | None = None
+    ) -> Tensor:
+        """Advance the state `b 4 n c y x`, whose slot 0 is at times `b n`, by the weights `b 2 5`."""
+        answer = self.network(latents[:, 0], time, Tables(modulation, None, token_bias))
+        return unipc_move(self.network.rollout, answer, latents, time, coefficients)
+
+
+class GuidedUnipcStep(_OverNetwork):
+    """The same with guidance `b`: both branches run in one forward."""
+
+    def forward(  # noqa: PLR0913, PLR0917 - the graph's inputs
+        self,
+        latents: Tensor,
+        time: Tensor,
+        coefficients: Tensor,
+        guidance: Tensor,
+        modulation: Tensor,
+        free_modulation: Tensor,
+        token_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Advance the state `b 4 n c y x`, whose slot 0 is at times `b n`, by the weights `b 2 5`."""
+        answer = self.network(latents[:, 0], time, Tables(modulation, free_modulation, token_bias), guidance)
+        return unipc_move(self.network.rollout, answer, latents, time, coefficients)
 
 
 class Decode(nn.Module):
@@ -65,23 +119,70 @@ class Decode(nn.Module):
         return grey.permute(0, 2, 3, 1).unflatten(0, latents.shape[:2])  # type: ignore[no-untyped-call]
 
 
-def rollout_graphs_of(autoencoder: FrameAutoencoder, rollout: RolloutModel) -> dict[str, Graph]:
-    """Return the four graphs of a rollout bundle with example inputs."""
-    config = rollout.config
+_STEPS = {Solver.EULER: EulerStep, Solver.UNIPC: UnipcStep}
+_GUIDED_STEPS = {Solver.EULER: GuidedEulerStep, Solver.UNIPC: GuidedUnipcStep}
+
+
+def rollout_graphs_of(
+    autoencoder: FrameAutoencoder,
+    rollout: RolloutModel,
+    *,
+    solver: Solver = Solver.EULER,
+    savings: Savings = ALL_SAVINGS,
+) -> dict[str, Graph]:
+    """Return the graphs of a rollout bundle whose frames are encoded one by one, with example inputs."""
+    return {**frame_graphs_of(autoencoder, rollout.config), **flow_graphs_of(rollout, solver=solver, savings=savings)}
+
+
+def frame_graphs_of(autoencoder: FrameAutoencoder, config: RolloutConfig) -> dict[str, Graph]:
+    """Return `encode` and `decode` of a per-frame autoencoder."""
     rows, columns = config.latent_size
-    channels, patch = autoencoder.config.channels, autoencoder.config.patch
-    latents = torch.zeros(2, config.num_latents, channels, rows, columns)
-    states = rollout.states_mean.expand(1, config.num_latents, -1).clone()
-    condition_inputs = {"states": states, "context_latents": latents[:1, : config.context_latents]}
-    tables = Condition(rollout)(**condition_inputs)
-    names = ("modulation", "token_bias")[: len(tables)]
-    time = torch.full((2, config.num_latents), 0.5)
-    step_inputs = {"latents": latents, "time": time, "next_time": time * 0.5}
-    step_inputs |= {name: torch.cat([table, table]).detach() for name, table in zip(names, tables, strict=True)}
+    patch = autoencoder.config.patch
     frames = torch.zeros(1, config.context_latents, rows * patch, columns * patch, 3, dtype=torch.uint8)
+    latents = torch.zeros(2, 3, autoencoder.config.channels, rows, columns)
     return {
         "encode": Graph(Encode(autoencoder), {"frames": frames}, ("latents",), {}),
-        "condition": Graph(Condition(rollout), condition_inputs, names, {}),
-        "step": Graph(Step(rollout), step_inputs, ("latents_next",), {name: {0: "b"} for name in step_inputs}),
-        "decode": Graph(Decode(autoencoder), {"latents": latents[:, :3]}, ("frames",), {"latents": {0: "b", 1: "f"}}),
+        "decode": Graph(Decode(autoencoder), {"latents": latents}, ("frames",), {"latents": {0: "b", 1: "f"}}),
     }
+
+
+def flow_graphs_of(
+    rollout: RolloutModel, *, solver: Solver = Solver.EULER, savings: Savings = ALL_SAVINGS
+) -> dict[str, Graph]:
+    """Return `condition`, `step` and, where guidance can change the answer, `step_guided`.
+
+    They hold the model's weights as they are now: build them anew after a merge or a change of adapters.
+    """
+    config, network = rollout.config, FlowNetwork(rollout, savings).eval()
+    latents = torch.zeros(2, config.num_latents, config.transformer.out_channels, *config.latent_size)
+    states = rollout.states_mean.float().expand(1, config.state_rows, -1).clone()
+    condition_inputs = {"states": states, "context_latents": latents[:1, : config.context_latents]}
+    with torch.no_grad():
+        tables = _named_tables(network, states)
+    graphs = {"condition": Graph(Condition(network), condition_inputs, tuple(tables), {})}
+    step_tables = {name: table for name, table in tables.items() if name != FREE_MODULATION}
+    graphs["step"] = _step_graph(_STEPS[solver](network), solver, latents, {}, step_tables)
+    if network.is_guidable:
+        guidance = {"guidance": torch.ones(2)}
+        graphs["step_guided"] = _step_graph(_GUIDED_STEPS[solver](network), solver, latents, guidance, tables)
+    return graphs
+
+
+def _named_tables(network: FlowNetwork, states: Tensor) -> dict[str, Tensor]:
+    """Compute the tables of a model by name, each `2 ...`."""
+    tables = network.tables(states)
+    named = zip(TABLE_NAMES, (tables.modulation, tables.free_modulation, tables.token_bias), strict=True)
+    return {name: torch.cat([table, table]).float() for name, table in named if table is not None}
+
+
+def _step_graph(
+    step: nn.Module, solver: Solver, latents: Tensor, guidance: dict[str, Tensor], tables: dict[str, Tensor]
+) -> Graph:
+    time = torch.full(latents.shape[:2], 0.5)
+    if solver is Solver.EULER:
+        inputs = {"latents": latents, "time": time, "next_time": time * 0.5}
+    else:
+        slots = latents[:, None].repeat(1, num_slots(solver), 1, 1, 1, 1)
+        inputs = {"latents": slots, "time": time, "coefficients": torch.full((len(latents), 2, 5), 0.5)}
+    inputs |= guidance | tables
+    return Graph(step, inputs, ("latents_next",), {name: {0: "b"} for name in inputs})

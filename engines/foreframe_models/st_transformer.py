@@ -21,6 +21,8 @@ from foreframe_models.wan import rotate
 MLP_RATIO = 4
 ROPE_THETA = 100.0
 """Times are few, so the slowest pair of a head need not turn slower than once in some hundred grids."""
+LOGITS_AT_ONCE = 2**24
+"""How many logits are in memory at a time: 64 MiB of them. A grid of 1024 tokens has 65 million."""
 
 
 class Span(StrEnum):
@@ -75,7 +77,8 @@ class Attention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values `b n heads head_dim` of tokens `b n d`."""
         query, key, value = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        return self.norm_q(query), self.norm_k(key), value
+        precise = self.norm_q.weight.dtype  # under autocast the projections are of less
+        return self.norm_q(query.to(precise)), self.norm_k(key.to(precise)), value
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend and project; `mask` is true where a query may look at a key."""
@@ -199,6 +202,19 @@ class StateEmbedding(nn.Module):
         return offset if self.mapped is None else offset + self.mapped(features)
 
 
+class Scores(NamedTuple):
+    """Log-probabilities (nats) of the target ids, the likeliest ids, and their log-probabilities, each `... s`."""
+
+    log_probability: Tensor
+    greedy: Tensor
+    greedy_log_probability: Tensor
+
+
+def tokens_at_once(num_logits: int, logits_at_once: int = LOGITS_AT_ONCE) -> int:
+    """Return how many tokens with so many logits each may be in memory together."""
+    return max(1, logits_at_once // num_logits)
+
+
 class Head(nn.Module):
     """Log-probabilities of ids in one or two factors; the second is predicted knowing the first."""
 
@@ -220,6 +236,24 @@ class Head(nn.Module):
         if second is not None:
             found = found + _pick(self._second_logits(hidden, self.first_table(first)), second)
         return found
+
+    def score(self, hidden: Tensor, target: Tensor) -> Scores:
+        """Return log-probabilities (nats) of target ids `... s`, and the likeliest ids; `hidden` is `... s d`.
+
+        Tokens are scored in slices, and the logits of the only factor once for both questions.
+        """
+        size = tokens_at_once(max(self.factors))
+        parts = zip(torch.split(hidden, size, dim=-2), torch.split(target, size, dim=-1), strict=True)
+        scores = [self._score(*part) for part in parts]
+        return Scores(*(torch.cat(each, dim=-1) for each in zip(*scores, strict=True)))
+
+    def _score(self, hidden: Tensor, target: Tensor) -> Scores:
+        if len(self.factors) > 1:
+            greedy = self.greedy(hidden)
+            return Scores(self.log_probability(hidden, target), greedy, self.log_probability(hidden, greedy))
+        logits = self.first(self.norm(hidden))
+        greedy = logits.argmax(-1)
+        return Scores(_pick(logits, target), greedy, _pick(logits, greedy))
 
     def greedy(self, hidden: Tensor) -> Tensor:
         """Return the likeliest ids `...`, factor by factor."""
@@ -343,10 +377,11 @@ def _table(size: int, width: int) -> nn.Embedding:
 
 
 def _pick(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return the log-softmax of logits `... v` at ids `...`; the whole of it is never kept."""
+    """Return the log-softmax of logits `... v` at ids `...`, in float32; the whole of it is never kept."""
+    logits = logits.float()
     return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
 def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    return (logits - noise.log()).argmax(-1)
+    noise = torch.empty(logits.shape, device=generator.device).exponential_(generator=generator)
+    return (logits - noise.log().to(logits.device)).argmax(-1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foreframe_engines.types import TokenSpec
 from foreframe_models.graph import Graph
-from foreframe_models.st_transformer import KeysValues, StTransformer
+from foreframe_models.st_transformer import KeysValues, StTransformer, tokens_at_once
 from foreframe_models.tokenizer import FrameTokenizer
 
 
@@ -54,11 +54,8 @@ class FrameStep(nn.Module):
         """Score `target` `b s` after ids `b s`, with physical states `b 2 n`; keys and values are `l b p s d`."""
         past = [KeysValues(key.transpose(1, 2), value.transpose(1, 2)) for key, value in zip(keys, values, strict=True)]
         hidden, added = self.model.advance(ids, self.model.normalise(states), position, past)
-        greedy = self.model.head.greedy(hidden)
         return (
-            self.model.head.log_probability(hidden, target),
-            greedy,
-            self.model.head.log_probability(hidden, greedy),
+            *self.model.head.score(hidden, target),
             hidden,
             torch.stack([new.keys.transpose(1, 2) for new in added]),
             torch.stack([new.values.transpose(1, 2) for new in added]),
@@ -77,6 +74,12 @@ class TopK(nn.Module):
         count = cast("int", k.item())
         for is_possible in (count >= 1, count <= self.head.vocabulary):
             torch._check(is_possible)  # type: ignore[no-untyped-call]  # noqa: SLF001 - how the exporter learns bounds
+        size = tokens_at_once(self.head.vocabulary)
+        parts = zip(torch.split(hidden, size, dim=1), torch.split(target, size, dim=1), strict=True)
+        masses, members = zip(*(self._ask(*part, count) for part in parts), strict=True)
+        return torch.cat(masses, dim=1), torch.cat(members, dim=1)
+
+    def _ask(self, hidden: Tensor, target: Tensor, count: int) -> tuple[Tensor, Tensor]:
         every = self.head.all_log_probabilities(hidden)
         top = torch.topk(every, count, dim=-1).values
         found = every.gather(-1, target.unsqueeze(-1)).squeeze(-1)
@@ -85,10 +88,19 @@ class TopK(nn.Module):
 
 def token_graphs_of(tokenizer: FrameTokenizer, model: StTransformer, tokens: TokenSpec, size: int) -> dict[str, Graph]:
     """Return the four graphs with example inputs; `size` is the frames' height and width."""
-    config = model.config
     frames = torch.zeros(2, tokens.window_frames, size, size, 3, dtype=torch.uint8)
+    windows = torch.zeros(2, tokens.window_grids, model.config.tokens, dtype=torch.int64)
+    return {
+        "tokenize": Graph(Tokenize(tokenizer), {"frames": frames}, ("ids",), {"frames": {0: "b"}}),
+        "detokenize": Graph(Detokenize(tokenizer, tokens.grid), {"ids": windows}, ("frames",), {"ids": {0: "b"}}),
+        **likelihood_graphs_of(model),
+    }
+
+
+def likelihood_graphs_of(model: StTransformer) -> dict[str, Graph]:
+    """Return `frame_step` and `top_k` with example inputs."""
+    config = model.config
     ids = torch.zeros(2, config.tokens, dtype=torch.int64)
-    windows = ids[:, None].repeat(1, tokens.window_grids, 1)
     past = torch.zeros(config.num_layers, 2, 3, config.tokens, config.width)
     step_inputs = {
         "ids": ids,
@@ -103,8 +115,6 @@ def token_graphs_of(tokenizer: FrameTokenizer, model: StTransformer, tokens: Tok
     step_axes |= {name: {1: "b", 2: "p"} for name in ("keys", "values")}
     top_inputs = {"hidden": torch.zeros(2, config.tokens, config.width), "target": ids, "k": torch.tensor([2])}
     return {
-        "tokenize": Graph(Tokenize(tokenizer), {"frames": frames}, ("ids",), {"frames": {0: "b"}}),
-        "detokenize": Graph(Detokenize(tokenizer, tokens.grid), {"ids": windows}, ("frames",), {"ids": {0: "b"}}),
         "frame_step": Graph(FrameStep(model), step_inputs, step_outputs, step_axes),
         "top_k": Graph(
             TopK(model), top_inputs, ("log_mass", "is_in_top"), {"hidden": {0: "b"}, "target": {0: "b"}, "k": {}}

@@ -1,100 +1,134 @@
-"""Weights stored once as float16 safetensors, and graphs that point into them behind a cast. Knows no model."""
+"""Weights stored once as safetensors, and graphs that point into them. Knows no model.
 
+The file is mapped, never read whole: one tensor at a time is in memory, however large the file is.
+"""
+
+import hashlib
 import json
+import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
 from safetensors.torch import save_file
 from torch import nn
+
+from foreframe_models.precision import HALF, Storage
 
 WEIGHTS = "model.safetensors"
 MIN_EXTERNAL_BYTES = 4096
 """Tensors below this size stay in the graph; more would cost a page each."""
 
+_STORED_TYPES = {
+    "F16": (np.dtype(np.float16), ir.DataType.FLOAT16),
+    "BF16": (np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16),
+    "F32": (np.dtype(np.float32), ir.DataType.FLOAT),
+}
+_NUMBERS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
-def save_weights(path: Path, models: Mapping[str, nn.Module]) -> None:
-    """Store every model's tensors as float16, each name behind its model's and a dot."""
+
+def save_weights(path: Path, models: Mapping[str, nn.Module], storage: Storage = HALF) -> None:
+    """Store every model's tensors, each name behind its model's and a dot."""
     tensors = {
-        f"{prefix}.{name}": tensor for prefix, model in models.items() for name, tensor in model.state_dict().items()
+        f"{prefix}.{name}": storage.stored(name, tensor).contiguous()
+        for prefix, model in models.items()
+        for name, tensor in model.state_dict().items()
     }
-    halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
-    save_file(halves, path, metadata={"format": "foreframe-weights/1"})
+    save_file(tensors, path, metadata={"format": "foreframe-weights/1"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor's bytes lie in the file, and what they are: `kind` is safetensors' name of the type."""
+
+    name: str
+    kind: str
+    start: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoredWeights:
-    """Where each tensor's bytes lie in the safetensors file, and what they are."""
+    """The tensors of a safetensors file, by their type, shape and the digest of their bytes."""
 
-    offsets: Mapping[str, tuple[int, int]]
-    by_content: Mapping[tuple[tuple[int, ...], bytes], str]
+    by_content: Mapping[tuple[str, tuple[int, ...], bytes], StoredTensor]
 
     @classmethod
     def read(cls, path: Path) -> "StoredWeights":
-        """Read the header and bytes of a float16 safetensors file."""
-        content = path.read_bytes()
-        (header_length,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + header_length])
-        header.pop("__metadata__", None)
-        start = 8 + header_length
-        offsets, by_content = {}, {}
-        for name, item in header.items():
-            low, high = (start + offset for offset in item["data_offsets"])
-            offsets[name] = (low, high)
-            by_content[tuple(item["shape"]), content[low:high]] = name
-        return cls(offsets, by_content)
+        """Read a file's header, and its bytes once for their digests."""
+        by_content = {}
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            (header_length,) = struct.unpack("<Q", content[:8])
+            header = json.loads(content[8 : 8 + header_length])
+            header.pop("__metadata__", None)
+            for name, item in header.items():
+                low, high = (8 + header_length + offset for offset in item["data_offsets"])
+                with memoryview(content) as view, view[low:high] as part:
+                    digest = hashlib.sha256(part).digest()
+                key = item["dtype"], tuple(item["shape"]), digest
+                by_content[key] = StoredTensor(name, item["dtype"], low, high - low)
+        return cls(by_content)
 
     def share(self, proto: onnx.ModelProto) -> None:
-        """Point every large float initializer whose shape and bytes are stored at the file, behind a cast.
+        """Do as `share_model` does, in a serialised graph."""
+        model = ir.serde.deserialize_model(proto)
+        self.share_model(model)
+        proto.CopyFrom(ir.serde.serialize_model(model))
+
+    def share_model(self, model: ir.Model) -> None:
+        """Point every large initializer whose shape and values are stored at the file, in place, behind a cast.
 
         Matching by content, not by name, cannot bind the wrong tensor. The exporter folds a linear layer's
         transpose into its weight, so a matrix may also match transposed and is turned back in the graph.
         """
-        initializers, nodes = [], []
-        for initializer in proto.graph.initializer:
-            found = self._find(initializer)
-            if found is None:
-                initializers.append(initializer)
+        graph = model.graph
+        first = next(iter(graph))
+        for value in list(graph.initializers.values()):
+            found = self._find(value.const_value)
+            if found is not None:
+                _replace(graph, first, value, found)
+
+    def _find(self, tensor: ir.TensorProtocol | None) -> "_Match | None":
+        if tensor is None or tensor.dtype not in _NUMBERS or tensor.nbytes < MIN_EXTERNAL_BYTES:
+            return None
+        values = np.asarray(tensor.numpy())
+        for kind in sorted({stored_kind for stored_kind, _, _ in self.by_content} & _STORED_TYPES.keys()):
+            stored = values.astype(_STORED_TYPES[kind][0])
+            if not np.array_equal(stored.astype(values.dtype), values):
                 continue
-            name, is_transposed = found
-            stored, added = self._replace(initializer, name, is_transposed=is_transposed)
-            initializers.append(stored)
-            nodes.extend(added)
-        nodes.extend(proto.graph.node)
-        graph = helper.make_graph(nodes, proto.graph.name, proto.graph.input, proto.graph.output, initializers)
-        proto.graph.CopyFrom(graph)
+            for is_transposed in (False, True):
+                rows = np.ascontiguousarray(stored.T if is_transposed else stored)
+                place = self.by_content.get((kind, rows.shape, hashlib.sha256(rows.view(np.uint8).data).digest()))
+                if place is not None:
+                    return _Match(place=place, shape=rows.shape, wanted=tensor.dtype, is_transposed=is_transposed)
+        return None
 
-    def _find(self, initializer: onnx.TensorProto) -> tuple[str, bool] | None:
-        """Return the stored tensor's name and whether it lies transposed."""
-        if initializer.data_type != TensorProto.FLOAT:
-            return None
-        values = numpy_helper.to_array(initializer)
-        halves = values.astype(np.float16)
-        if values.nbytes < MIN_EXTERNAL_BYTES or not np.array_equal(halves.astype(np.float32), values):
-            return None
-        if name := self.by_content.get((halves.shape, halves.tobytes())):
-            return name, False
-        name = self.by_content.get((halves.T.shape, halves.T.tobytes()))
-        return None if name is None else (name, True)
 
-    def _replace(
-        self, initializer: onnx.TensorProto, name: str, *, is_transposed: bool
-    ) -> tuple[onnx.TensorProto, list[onnx.NodeProto]]:
-        low, high = self.offsets[name]
-        target, half = initializer.name, f"{initializer.name}.half"
-        dims = reversed(initializer.dims) if is_transposed else initializer.dims
-        tensor = TensorProto(name=half, data_type=TensorProto.FLOAT16, dims=dims)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", WEIGHTS), ("offset", low), ("length", high - low)):
-            tensor.external_data.add(key=key, value=str(value))
-        if not is_transposed:
-            return tensor, [helper.make_node("Cast", [half], [target], to=TensorProto.FLOAT)]
-        turned = f"{target}.turned"
-        return tensor, [
-            helper.make_node("Transpose", [half], [turned]),
-            helper.make_node("Cast", [turned], [target], to=TensorProto.FLOAT),
-        ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Match:
+    place: StoredTensor
+    shape: tuple[int, ...]
+    wanted: ir.DataType
+    is_transposed: bool
+
+
+def _replace(graph: ir.Graph, first: ir.Node, value: ir.Value, match: _Match) -> None:
+    """Let a graph read an initializer from the file, turned back and cast where it is stored otherwise."""
+    name, (_, stored_type) = str(value.name), _STORED_TYPES[match.place.kind]
+    shape, place = ir.Shape(match.shape), match.place
+    tensor = ir.ExternalTensor(WEIGHTS, place.start, place.length, stored_type, shape=shape, name=f"{name}.half")
+    source = ir.Value(name=tensor.name, shape=shape, type=ir.TensorType(stored_type), const_value=tensor)
+    turning = [ir.node("Transpose", [source])] if match.is_transposed else []
+    tail = turning[0].outputs[0] if turning else source
+    casting = [ir.node("Cast", [tail], {"to": match.wanted})] if match.wanted != stored_type else []
+    tail = casting[0].outputs[0] if casting else tail
+    value.replace_all_uses_with(tail)
+    del graph.initializers[name]
+    tail.name = name
+    graph.register_initializer(source)
+    graph.insert_before(first, [*turning, *casting])

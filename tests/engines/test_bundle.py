@@ -1,21 +1,31 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from foreframe_engines import (
+    GRAPHS,
     LIKELIHOOD_GRAPHS,
     Bundle,
     BundleError,
+    GraphFiles,
+    TokenRow,
     builtin_bundle,
     bundle,
     calibrate,
     calibration_to_json,
+    open_likelihood_engine,
+    open_rollout_engine,
+    write_contract,
     write_manifest,
 )
+from foreframe_engines.bundle import verify_folder
+from foreframe_engines.contract_json import NO_LATENTS, NO_SAMPLER
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -131,6 +141,51 @@ def test_a_bundle_of_both_models_gives_all_eight_graphs(golden_likelihood_bundle
     assert [path.name for path in paths] == [f"{name}.onnx" for name in ("step", *LIKELIHOOD_GRAPHS)]
     with pytest.raises(BundleError, match="no frame_step graph"):
         Bundle.open(golden_bundle).graph_path("frame_step")
+
+
+def make_likelihood_only(folder: Path) -> None:
+    """Take everything of the rollout model out of a bundle of both."""
+    opened = Bundle.open(folder)
+    for name in GRAPHS:
+        opened.graph_path(name).unlink()
+    contract = replace(
+        opened.contract, capabilities=("likelihood",), sampler=NO_SAMPLER, latent_shape=NO_LATENTS, frames_per_latent=1
+    )
+    graphs = GraphFiles(**{name: f"{name}.onnx" for name in LIKELIHOOD_GRAPHS})
+    write_contract(folder, contract, opened.statistics, graphs)
+    write_manifest(folder)
+
+
+def test_a_bundle_of_the_likelihood_model_alone_is_read_as_one_of_both(
+    likelihood_folder: Path, golden_likelihood_bundle: Path, make_row: Callable[..., TokenRow]
+) -> None:
+    make_likelihood_only(likelihood_folder)
+    opened = Bundle.open(likelihood_folder)
+    with pytest.raises(BundleError, match="the bundle has no step graph"):
+        opened.graph_path("step")
+    answers = []
+    for bundle_of in (opened, Bundle.open(golden_likelihood_bundle)):
+        engine = open_likelihood_engine(bundle_of, num_threads=1)
+        (score,) = engine.read([make_row(top_k=2)])
+        answers.append(score)
+        engine.close()
+    np.testing.assert_array_equal(answers[0].log_probability, answers[1].log_probability)
+
+
+def test_a_rollout_engine_needs_a_bundle_that_predicts(likelihood_folder: Path) -> None:
+    make_likelihood_only(likelihood_folder)
+    with pytest.raises(BundleError, match="the bundle has no encode graph"):
+        open_rollout_engine(Bundle.open(likelihood_folder), num_threads=1)
+
+
+def test_a_folder_of_any_files_is_verified_against_its_manifest(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"some")
+    write_manifest(tmp_path)
+    digest = verify_folder(tmp_path)
+    assert verify_folder(tmp_path) == digest
+    (tmp_path / "weights").write_bytes(b"else")
+    with pytest.raises(BundleError, match="'weights' differs from the manifest"):
+        verify_folder(tmp_path)
 
 
 def test_a_likelihood_graph_that_is_missing_is_refused(likelihood_folder: Path) -> None:

@@ -15,6 +15,7 @@ from foreframe_engines import (
     statistics_from_json,
     statistics_to_json,
 )
+from foreframe_engines.contract_json import NO_LATENTS, NO_SAMPLER
 from foreframe_engines.testing import toy_contract, toy_tokens
 
 GRAPHS = GraphFiles("e.onnx", "c.onnx", "s.onnx", "d.onnx")
@@ -156,3 +157,39 @@ def test_the_cosmos_tokenizer_has_64000_ids_and_three_grids_a_window() -> None:
 def test_wrong_statistics_are_refused_by_key(path: str, value: object, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         statistics_from_json(edited(STATISTICS_TEXT, path, value))
+
+
+LIKELIHOOD_GRAPHS = GraphFiles(tokenize="t.onnx", detokenize="dt.onnx", frame_step="f.onnx", top_k="k.onnx")
+LIKELIHOOD_CONTRACT = replace(
+    toy_contract(tokens=COSMOS), capabilities=("likelihood",), sampler=NO_SAMPLER, latent_shape=NO_LATENTS
+)
+
+
+def test_a_contract_of_likelihoods_alone_comes_back_without_sampler_and_latents() -> None:
+    text = contract_to_json(LIKELIHOOD_CONTRACT, LIKELIHOOD_GRAPHS, STATISTICS_TEXT)
+    document = json.loads(text)
+    assert [document[key] for key in ("sampler", "latent_shape", "frames_per_latent")] == [None, None, None]
+    file = contract_from_json(text, STATISTICS_TEXT)
+    assert file.graphs == LIKELIHOOD_GRAPHS
+    assert file.graphs.step is None
+    assert (file.contract.sampler, file.contract.latent_shape) == (NO_SAMPLER, NO_LATENTS)
+    assert file.contract.tokens == COSMOS
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sampler", {"steps": 1}, "sampler: is there exactly when 'predict' is a capability"),
+        ("latent_shape", [1, 1, 1], "latent_shape: is there exactly when 'predict' is a capability"),
+        ("frames_per_latent", 1, "frames_per_latent: is there exactly when 'predict' is a capability"),
+        ("capabilities", ["score"], "capabilities: neither 'predict' nor 'likelihood' is there"),
+        ("capabilities", ["predict", "likelihood"], "sampler: expected an object"),
+        ("graphs/step", "s.onnx", "graphs: key 'step' is unknown"),
+        ("graphs/tokenize", ..., "graphs: key 'tokenize' is missing"),
+        ("tokens", None, "capabilities: 'likelihood' is there exactly when tokens are"),
+    ],
+)
+def test_a_wrong_contract_of_likelihoods_alone_is_refused_by_key(path: str, value: object, message: str) -> None:
+    text = contract_to_json(LIKELIHOOD_CONTRACT, LIKELIHOOD_GRAPHS, STATISTICS_TEXT)
+    with pytest.raises(BundleError, match=message):
+        contract_from_json(edited(text, path, value), STATISTICS_TEXT)

@@ -29,6 +29,7 @@ from foreframe_models.st_transformer import Span, StConfig, StTransformer
 from foreframe_models.state_branch import StateBranchConfig
 from foreframe_models.tokenizer import FrameTokenizer, TokenizerConfig
 from foreframe_models.wan import WanConfig
+from foreframe_models.wan_vae import WanAutoencoder, WanVaeConfig, build_vae
 
 torch.set_num_threads(1)
 
@@ -81,6 +82,21 @@ def small_autoencoder() -> FrameAutoencoder:
     model.start_as_pca(torch.rand(64, 3, 16, 16) * 2 - 1)
     randomise(model)
     return model.eval()
+
+
+def small_wan_vae(**sizes: object) -> WanAutoencoder:
+    torch.manual_seed(6)
+    smallest: dict[str, object] = {
+        "base_dim": 8,
+        "decoder_base_dim": 8,
+        "z_dim": 4,
+        "dim_mult": (1, 1, 1, 1),
+        "num_res_blocks": 1,
+        "latents_mean": (0.1, -0.2, 0.3, 0.0),
+        "latents_std": (0.5, 1.0, 2.0, 1.5),
+    }
+    config = WanVaeConfig(**(smallest | sizes))  # type: ignore[arg-type]
+    return WanAutoencoder(build_vae(config)).eval().requires_grad_(requires_grad=False)
 
 
 LEVELS = (4, 3, 2)
@@ -213,3 +229,9 @@ def query() -> Query:
         sampling=Sampling(Strategy.SAMPLE, 4, seed=3),
         ensemble=EnsembleSpec(3, Reducer.NONE),
     )
+
+
+@pytest.fixture(scope="session")
+def make_wan_vae() -> Callable[..., WanAutoencoder]:
+    """Make Wan's autoencoder with random weights, 16 pixels a cell and 4 channels; other sizes as in its config."""
+    return small_wan_vae

@@ -1,12 +1,14 @@
 """The flow: what a step moves, how velocity and clean latents relate, and what the switches add."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from foreframe_models.rollout import RolloutConfig, RolloutModel, Target, eve_tabletop_config
+from foreframe_models.state_branch import Combination
 
 MakeModel = Callable[..., RolloutModel]
 MakeConfig = Callable[..., RolloutConfig]
@@ -127,3 +129,41 @@ def test_the_untrained_embedded_model_predicts_something_finite() -> None:
     future = model.step(latents, time, time * 0.0, *model.condition(torch.randn(1, 12, 25)))
     assert future.shape == latents.shape
     assert future.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("combination", Combination)
+def test_an_untrained_state_branch_leaves_the_base_as_it_is_bit_for_bit(
+    make_config: MakeConfig, latents: Tensor, states: Tensor, combination: Combination
+) -> None:
+    torch.manual_seed(0)
+    config = make_config(is_residual=False, is_mapped=False, target=Target.VELOCITY)
+    model = RolloutModel(replace(config, state=replace(config.state, combination=combination))).eval()
+    time = times(0.7)
+    alone = model.transformer(latents.transpose(1, 2), model.frame_timesteps(time), model.prompt).transpose(1, 2)
+    assert torch.equal(model.velocity(latents, time, *model.condition(states)), alone)
+    tables = model.state_branch.robot_modulation
+    tables[1].add_(0.1)
+    model.state_branch.r_projection[1].bias.add_(0.1)
+    assert not torch.equal(model.velocity(latents, time, *model.condition(states)), alone)
+
+
+def test_the_papers_setup_has_21_rows_of_states_and_1536_tokens() -> None:
+    config = replace(RolloutConfig(), num_state_rows=21)
+    assert config.state_rows == 21
+    assert config.state.num_latents(config.state_rows) == config.num_latents == 6
+    assert config.token_grid == (6, 16, 16)
+    assert eve_tabletop_config().state_rows == 12
+
+
+def test_a_model_is_guidable_where_another_branch_says_something_else(make_config: MakeConfig) -> None:
+    config = make_config()
+    assert not RolloutModel(config).is_guidable
+    assert RolloutModel(replace(config, state=replace(config.state, has_no_states_token=True))).is_guidable
+    texted = RolloutModel(replace(config, has_negative_prompt=True))
+    assert not texted.is_guidable
+    assert texted.negative_prompt is not None
+    texted.negative_prompt[0, 0] = 1.0
+    assert texted.is_guidable
+    assert "negative_prompt" in texted.state_dict()
+    assert "negative_prompt" not in RolloutModel(config).state_dict()

@@ -4,15 +4,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from foreframe_models import st_transformer
 from foreframe_models.st_transformer import (
+    LOGITS_AT_ONCE,
     KeysValues,
     Span,
     StConfig,
     StTransformer,
     cosmos_st_config,
     eve_tabletop_st_config,
+    tokens_at_once,
 )
 from foreframe_models.state_branch import StateBranchConfig
+from foreframe_models.training.likelihood import nats_per_token
 
 TOKENS, GRIDS, NUM_STATES, VOCABULARY = 4, 5, 6, 24
 
@@ -140,8 +144,33 @@ def test_the_papers_configuration_builds_without_memory() -> None:
     with torch.device("meta"):
         model = StTransformer(config)
     assert (config.num_layers, config.tokens, config.vocabulary) == (24, 1024, 64_000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 167_196_416
     hidden = model(torch.zeros(1, 5, 1024, dtype=torch.int64, device="meta"), torch.zeros(1, 6, 25, device="meta"))
     assert hidden.shape == (1, 5, 1024, 512)
+
+
+@torch.no_grad()
+def test_scores_in_slices_are_those_of_all_tokens_at_once(model: StTransformer, monkeypatch) -> None:
+    hidden, target = model(*draw_clip()), draw_clip(1)[0]
+    greedy = model.head.greedy(hidden)
+    for logits_at_once in (LOGITS_AT_ONCE, 3 * max(model.config.factors), 1):
+        monkeypatch.setattr(
+            st_transformer, "tokens_at_once", lambda size, most=logits_at_once: tokens_at_once(size, most)
+        )
+        scores = model.head.score(hidden, target)
+        assert torch.equal(scores.greedy, greedy)
+        assert torch.allclose(scores.log_probability, model.head.log_probability(hidden, target), atol=1e-6)
+        assert torch.allclose(scores.greedy_log_probability, model.head.log_probability(hidden, greedy), atol=1e-6)
+
+
+@pytest.mark.parametrize("logits_at_once", [LOGITS_AT_ONCE, 60, 1])
+def test_the_loss_in_slices_has_the_gradients_of_the_loss_at_once(model: StTransformer, logits_at_once: int) -> None:
+    hidden, target = model(*draw_clip()), draw_clip(1)[0]
+    expected = torch.autograd.grad(-model.head.log_probability(hidden, target).mean(), hidden, retain_graph=True)[0]
+    loss = nats_per_token(model.head, hidden, target, logits_at_once=logits_at_once).mean()
+    (found,) = torch.autograd.grad(loss, hidden, retain_graph=True)
+    assert float(expected.abs().max()) > 1e-4
+    assert torch.allclose(found, expected, atol=1e-7)
 
 
 def test_the_embedded_configuration_fits_its_size() -> None:

@@ -1,13 +1,22 @@
 """How states reach the transformer: layout, lengths, where a row acts, and that the branch starts as nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from foreframe_models.rollout import RolloutConfig, RolloutModel
-from foreframe_models.state_branch import StateBranch, StateBranchConfig, StateMap, augment
+from foreframe_models.state_branch import (
+    Combination,
+    StateBranch,
+    StateBranchConfig,
+    StateMap,
+    augment,
+    full_rate_states,
+)
 
 PAPER = StateBranchConfig()
 
@@ -35,8 +44,114 @@ def test_25_states_become_71_features_in_the_papers_order() -> None:
 def test_the_convolutions_reach_the_latent_frame_rate(
     strides: tuple[int, ...], num_rows: int, num_latents: int
 ) -> None:
-    branch = StateBranch(StateBranchConfig(hidden=16, strides=strides), width=24, num_layers=1)
+    config = StateBranchConfig(hidden=16, strides=strides)
+    branch = StateBranch(config, width=24, num_layers=1)
     assert branch(torch.randn(2, num_rows, 25)).shape == (2, num_latents, 6, 24)
+    assert config.num_latents(num_rows) == num_latents
+
+
+def test_all_77_rows_become_20_and_then_6_latent_frames() -> None:
+    config = replace(full_rate_states(), hidden=16)
+    branch = StateBranch(config, width=24, num_layers=1)
+    first, second = (branch.robot_temporal_compression[index] for index in (0, 3))
+    assert [(conv.kernel_size, conv.stride, conv.padding) for conv in (first, second)] == [
+        ((5,), (4,), (2,)),
+        ((5,), (3,), (1,)),
+    ]
+    assert first(torch.zeros(1, 16, 77)).shape[-1] == 20
+    assert branch(torch.randn(2, 77, 25)).shape == (2, 6, 6, 24)
+    assert config.num_latents(77) == 6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [PAPER, full_rate_states()], ids=["21 rows", "77 rows"])
+def test_the_branch_is_the_papers_order_of_operations(config: StateBranchConfig) -> None:
+    torch.manual_seed(0)
+    branch = StateBranch(replace(config, hidden=16), width=24, num_layers=1)
+    nn.init.normal_(branch.r_projection[1].weight)
+    weights = branch.state_dict()
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    states = torch.randn(2, 77 if config.kernel == 5 else 21, 25)
+    hidden = linear(augment(states, config), "robot_state_compression.0")
+    hidden = linear(functional.silu(hidden), "robot_state_compression.2").transpose(1, 2)
+    for start, (stride, padding) in zip((0, 3), config.stages, strict=True):
+        conv, norm = f"robot_temporal_compression.{start}", f"robot_temporal_compression.{start + 2}"
+        hidden = functional.conv1d(hidden, weights[f"{conv}.weight"], weights[f"{conv}.bias"], stride, padding)
+        hidden = functional.silu(hidden)
+        groups = hidden.unflatten(1, (8, 2))  # the norm comes after the activation
+        mean, var = (statistic(groups, dim=(2, 3), keepdim=True) for statistic in (torch.mean, biased_var))
+        hidden = ((groups - mean) / (var + 1e-5).sqrt()).flatten(1, 2)
+        hidden = hidden * weights[f"{norm}.weight"][:, None] + weights[f"{norm}.bias"][:, None]
+    embedded = linear(functional.silu(linear(hidden.transpose(1, 2), "r_embedding.0")), "r_embedding.2")
+    expected = linear(functional.silu(embedded), "r_projection.1").unflatten(-1, (6, 24))
+    torch.testing.assert_close(branch(states), expected, atol=1e-5, rtol=1e-5)
+
+
+def biased_var(x: Tensor, **options: object) -> Tensor:
+    return torch.var(x, correction=0, **options)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def test_a_blocks_table_is_added_to_the_terms_or_multiplies_them(branch: StateBranch) -> None:
+    terms = torch.randn(2, 6, 6, 24)
+    tables = [table.normal_() for table in branch.robot_modulation]
+    assert all(torch.equal(own, terms + table) for own, table in zip(branch.per_block(terms), tables, strict=True))
+    config = replace(branch.config, combination=Combination.MULTIPLICATIVE)
+    product = StateBranch(config, width=24, num_layers=2)
+    product.load_state_dict(branch.state_dict())
+    assert all(torch.equal(own, terms * table) for own, table in zip(product.per_block(terms), tables, strict=True))
+
+
+@pytest.mark.parametrize("combination", Combination)
+def test_an_untrained_branch_is_nothing_and_yet_learns(combination: Combination) -> None:
+    config = StateBranchConfig(hidden=16, strides=(2,), combination=combination)
+    branch = StateBranch(config, width=24, num_layers=2)
+    tables = branch.per_block(branch(torch.randn(1, 12, 25)))
+    assert all(torch.equal(table, torch.zeros_like(table)) for table in tables)
+    sum((table + 1.0).square().sum() for table in tables).backward()
+    learning = [name for name, parameter in branch.named_parameters() if (parameter.grad != 0).any()]
+    assert "robot_modulation.0" in learning
+    assert ("r_projection.1.weight" in learning) == (combination is Combination.ADDITIVE)
+    with torch.no_grad():
+        for parameter in branch.parameters():
+            parameter.sub_(0.01 * parameter.grad)
+    sum((table + 1.0).square().sum() for table in branch.per_block(branch(torch.randn(1, 12, 25)))).backward()
+    assert all((parameter.grad != 0).any() for parameter in branch.parameters())
+
+
+def test_absent_states_are_one_learned_token() -> None:
+    config = StateBranchConfig(hidden=16, strides=(2,), has_no_states_token=True)
+    torch.manual_seed(0)
+    branch = StateBranch(config, width=24, num_layers=1)
+    nn.init.normal_(branch.r_projection[1].weight)
+    assert branch.no_states_token is not None
+    assert branch.no_states_token.shape == (1, 1, 16)
+    assert branch.no_states_token.abs().max() < 6 * 0.02
+    states, is_absent = torch.randn(3, 12, 25), torch.tensor([False, True, True])
+    terms = branch(states, is_absent)
+    torch.testing.assert_close(terms[1], terms[2])
+    torch.testing.assert_close(terms[0], branch(states)[0])
+    assert (branch(states)[1] != terms[1]).any()
+    terms[1].sum().backward()
+    assert branch.no_states_token.grad is not None
+    assert (branch.no_states_token.grad != 0).any()
+
+
+def test_states_cannot_be_absent_without_a_token(branch: StateBranch) -> None:
+    with pytest.raises(ValueError, match="has_no_states_token"):
+        branch(torch.randn(1, 12, 25), torch.tensor([True]))
+
+
+@torch.no_grad()
+def test_a_branch_in_half_precision_takes_states_in_single(branch: StateBranch) -> None:
+    states = torch.randn(2, 12, 25)
+    single = branch(states)
+    half = branch.to(torch.bfloat16)(states)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), single, atol=0.5, rtol=0.1)
 
 
 def test_the_first_convolution_halves_21_rows_to_11() -> None:

@@ -5,24 +5,36 @@ Source of scheduled sampling with parallel prediction: Mihaylova and Martins, "S
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from foreframe_engines.errors import DatasetError
 from foreframe_models.precision import round_to_half
-from foreframe_models.st_transformer import StConfig, StTransformer, eve_tabletop_st_config
+from foreframe_models.st_transformer import (
+    LOGITS_AT_ONCE,
+    Head,
+    StConfig,
+    StTransformer,
+    eve_tabletop_st_config,
+    tokens_at_once,
+)
 from foreframe_models.tokenizer import FrameTokenizer
 from foreframe_models.training.data import EpisodeTensors, state_statistics, step_rng, to_input
 from foreframe_models.training.loop import RECIPE_FILE, LoopConfig, Progress, Rank, Trainer, write_json
 
 LIKELIHOOD_FILE = "likelihood.pt"
 CONTEXT = 4
-"""Held-out loss counts the grids after so many."""
+"""Held-out loss counts the grids after so many, unless the recipe says otherwise."""
+
+Draw: TypeAlias = "Callable[[int, Rank], tuple[Tensor, Tensor]]"
+"""Gives a process its clips of a step: ids `b t s` and normalised states `b t n`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,8 @@ class LikelihoodRecipe:
 
     A clip's states are dropped (set to the training mean) with `state_dropout`, so that zeroed states are no
     surprise. `own_input` is the final share of input ids drawn from the model itself, growing linearly from none.
+    The held-out loss counts the grids after `context_grids`. `micro_batch` clips are in memory at a time, all of a
+    process's where it is None. `is_half` runs forwards in bfloat16; weights and their averages stay float32.
     """
 
     model: StConfig = field(default_factory=eve_tabletop_st_config)
@@ -40,6 +54,9 @@ class LikelihoodRecipe:
     state_dropout: float = 0.1
     own_input: float = 0.0
     weight_decay: float = 0.05
+    context_grids: int = CONTEXT
+    micro_batch: int | None = None
+    is_half: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,12 +92,25 @@ def likelihood_loss(
 ) -> Tensor:
     """Return nats per token of clips `b t s`, each next grid from those before; `own` of the inputs are drawn."""
     is_kept = torch.rand(len(ids), 1, 1, generator=generator) >= recipe.state_dropout
-    states = states * is_kept
+    states = states * is_kept.to(states.device)
     inputs = ids[:, :-1]
     if own > 0:
         inputs = with_own_draws(model, inputs, states, own, generator)
-    hidden = model(inputs, states)
-    return -model.head.log_probability(hidden, ids[:, 1:]).mean()
+    return nats_per_token(model.head, model(inputs, states), ids[:, 1:]).mean()
+
+
+def nats_per_token(head: Head, hidden: Tensor, ids: Tensor, *, logits_at_once: int = LOGITS_AT_ONCE) -> Tensor:
+    """Return the nats `...` of ids at hidden states `... d`.
+
+    A paper-size clip has 330 million logits, so more than `logits_at_once` are made slice by slice, and once more for
+    the gradients.
+    """
+    size = tokens_at_once(max(head.factors), logits_at_once)
+    if ids.numel() <= size:
+        return -head.log_probability(hidden, ids)
+    slices = zip(torch.split(hidden.flatten(0, -2), size), torch.split(ids.flatten(), size), strict=True)
+    parts = [checkpoint(head.log_probability, *part, use_reentrant=False) for part in slices]
+    return -torch.cat(parts).reshape(ids.shape)
 
 
 @torch.no_grad()
@@ -89,7 +119,7 @@ def with_own_draws(
 ) -> Tensor:
     """Replace a share of the input ids `b t s`, after the first grid, by draws from the model's own predictions."""
     drawn = model.head.sample(model(inputs, states)[:, :-1], generator)
-    is_own = torch.rand(drawn.shape, generator=generator) < share
+    is_own = (torch.rand(drawn.shape, generator=generator) < share).to(drawn.device)
     return torch.cat([inputs[:, :1], torch.where(is_own, drawn, inputs[:, 1:])], dim=1)
 
 
@@ -112,29 +142,57 @@ def train_likelihood(
     if Rank.join().is_first:
         write_json(folder / RECIPE_FILE, asdict(recipe))
     round_to_half(tokenizer)
-    torch.manual_seed(recipe.loop.seed)
-    model = StTransformer(recipe.model)
     statistics = state_statistics(train.states)
-    model.states_mean.copy_(torch.tensor(statistics["mean"]))
-    model.states_std.copy_(torch.tensor(statistics["std"]).clamp(min=1e-6))
     clips = token_clips(kept_ids(tokenizer, train, folder / "ids.pt"), train, statistics, recipe.num_grids)
     held_out = token_clips(tokenize_episodes(tokenizer, validation), validation, statistics, recipe.num_grids)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.loop.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-    )
-    trainer = Trainer(model, [optimizer], recipe.loop, folder)
 
-    def loss(model: StTransformer, step: int, generator: torch.Generator) -> Tensor:
-        rng = step_rng(recipe.loop.seed, step, trainer.rank.index)
-        ids, states = clips.draw(rng, recipe.batch_size // trainer.rank.count)
-        own = recipe.own_input * step / recipe.loop.steps
-        return likelihood_loss(model, ids, states, recipe, own, generator)
+    def draw(step: int, rank: Rank) -> tuple[Tensor, Tensor]:
+        return clips.draw(step_rng(recipe.loop.seed, step, rank.index), recipe.batch_size // rank.count)
 
-    yield from trainer.run(loss, lambda model: evaluate_likelihood(model, held_out))
+    trainer = token_trainer(recipe, statistics, folder)
+    yield from run_token_model(trainer, recipe, draw, held_out)
     if not trainer.rank.is_first:
         return
     trainer.save_facts(train, recipe.batch_size)
     torch.save(trainer.ema.state_dict(), folder / LIKELIHOOD_FILE)
+
+
+def token_trainer(
+    recipe: LikelihoodRecipe, statistics: Mapping[str, list[float]], folder: Path, device: torch.device | None = None
+) -> Trainer[StTransformer]:
+    """Make a recipe's model, with the training states' statistics, and what trains it; on the processor by default."""
+    torch.manual_seed(recipe.loop.seed)
+    model = StTransformer(recipe.model)
+    model.states_mean.copy_(torch.tensor(statistics["mean"]))
+    model.states_std.copy_(torch.tensor(statistics["std"]).clamp(min=1e-6))
+    model.to(device or torch.device("cpu"))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.loop.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
+    return Trainer(model, [optimizer], recipe.loop, folder)
+
+
+def run_token_model(
+    trainer: Trainer[StTransformer], recipe: LikelihoodRecipe, draw: Draw, held_out: TokenClips | None
+) -> Iterator[Progress]:
+    """Train to the end on what `draw` gives, yielding progress; without held-out clips there are no metrics."""
+    device = trainer.model.states_mean.device
+
+    def loss(model: StTransformer, step: int, generator: torch.Generator) -> Iterator[Tensor]:
+        ids, states = draw(step, trainer.rank)
+        own = recipe.own_input * step / recipe.loop.steps
+        size = recipe.micro_batch or len(ids)
+        for some, rows in zip(torch.split(ids, size), torch.split(states, size), strict=True):
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.is_half):
+                nats = likelihood_loss(model, some.to(device), rows.to(device), recipe, own, generator)
+            yield nats * (len(some) / len(ids))
+
+    def evaluate(model: StTransformer) -> dict[str, float]:
+        if held_out is None:
+            return {}
+        return evaluate_likelihood(model, held_out, context=recipe.context_grids)
+
+    return trainer.run(loss, evaluate)
 
 
 def spread_clips(clips: TokenClips, count: int) -> tuple[Tensor, Tensor]:
@@ -144,15 +202,18 @@ def spread_clips(clips: TokenClips, count: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def evaluate_likelihood(model: StTransformer, clips: TokenClips, count: int = 40) -> dict[str, float]:
-    """Return held-out nats per token after the context: teacher forced, and the same with zeroed states."""
-    ids, states = spread_clips(clips, count)
+def evaluate_likelihood(
+    model: StTransformer, clips: TokenClips, count: int = 40, *, context: int = CONTEXT
+) -> dict[str, float]:
+    """Return held-out nats per token after the context grids: teacher forced, and the same with zeroed states."""
+    device = model.states_mean.device
+    ids, states = (part.to(device) for part in spread_clips(clips, count))
     report = {}
     for name, given in (("true", states), ("zero", torch.zeros_like(states))):
         parts = []
         for some, rows in zip(torch.split(ids, 8), torch.split(given, 8), strict=True):
-            hidden = model(some[:, :-1], rows)[:, CONTEXT - 1 :]
-            parts.append(-model.head.log_probability(hidden, some[:, CONTEXT:]))
+            hidden = model(some[:, :-1], rows)[:, context - 1 :]
+            parts.append(nats_per_token(model.head, hidden, some[:, context:]))
         report[f"{name}_nats"] = float(torch.cat(parts).mean())
     return report
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from foreframe_engines.errors import ModelFault
 from foreframe_models.training.data import EpisodeTensors
 
 LOG_FILE = "log.csv"
@@ -53,7 +54,7 @@ class Rank:
     def join(cls) -> "Rank":
         """Join the processes that `torchrun` started, if it did."""
         if "WORLD_SIZE" in os.environ and not distributed.is_initialized():
-            distributed.init_process_group("gloo")
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         if not distributed.is_initialized():
             return cls(0, 1)
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -71,6 +72,15 @@ class Rank:
         flat = nn.utils.parameters_to_vector(gradients)
         distributed.all_reduce(flat)
         nn.utils.vector_to_parameters(flat / self.count, gradients)
+
+
+def choose_device() -> torch.device:
+    """Return this process's GPU, or the processor where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,28 @@ def _read_metrics(text: str) -> dict[str, float]:
     return {name: float(number) for name, number in (item.split("=") for item in text.split(" "))}
 
 
+def append_log(folder: Path, progress: Progress) -> None:
+    """Append one line to a run's log, its heading first."""
+    path = folder / LOG_FILE
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(["step", "seconds", "loss", "lr", "metrics"])
+        written = " ".join(f"{name}={number:.4f}" for name, number in progress.metrics.items())
+        row = [progress.step, f"{progress.seconds:.1f}", f"{progress.loss:.6f}", f"{progress.lr:.3e}", written]
+        writer.writerow(row)
+
+
+def rewind_log(folder: Path, step: int) -> None:
+    """Drop the lines after a checkpoint's step: an interrupted run left them and the resumed one logs them again."""
+    path = folder / LOG_FILE
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines[1:] if int(line.split(b",")[0]) <= step]
+        path.write_bytes(b"".join(lines[:1] + kept))
+
+
 def write_json(path: Path, record: Mapping[str, object]) -> None:
     """Write one JSON object, making its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,17 +169,18 @@ class Trainer(Generic[ModelT]):
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
         if self.rank.is_first:
-            self._rewind_log()
+            rewind_log(self.folder, self.step)
 
     def run(
         self,
-        loss: Callable[[ModelT, int, torch.Generator], Tensor],
+        loss: Callable[[ModelT, int, torch.Generator], Tensor | Iterable[Tensor]],
         evaluate: Callable[[ModelT], dict[str, float]],
     ) -> Iterator[Progress]:
         """Train to the end, yielding at every logged step; interrupting loses at most one checkpoint period.
 
-        `loss(model, step, generator)` draws its own batch by step and rank; `evaluate` sees the averaged model.
-        Processes after the first yield nothing.
+        `loss(model, step, generator)` draws its own batch by step and rank, and may come in parts that add up to it,
+        of which one at a time is in memory; `evaluate` sees the averaged model. Processes after the first yield
+        nothing. Raises ModelFault when a loss is not finite.
         """
         generator = torch.Generator()
         while self.step < self.config.steps:
@@ -180,13 +213,16 @@ class Trainer(Generic[ModelT]):
 
     def save_facts(self, data: EpisodeTensors, batch_size: int) -> None:
         """Write what the run took into `facts.json`, for the model card."""
+        self.save_counts(batch_size, {"episodes": data.num_episodes, "frames": data.num_frames})
+
+    def save_counts(self, batch_size: int, counts: Mapping[str, int]) -> None:
+        """Write what the run took, and named counts of its data, into `facts.json`."""
         facts = {
             "steps": self.step,
             "seconds": self.seconds,
             "batch_size": batch_size,
             "processes": self.rank.count,
-            "episodes": data.num_episodes,
-            "frames": data.num_frames,
+            **counts,
         }
         write_json(self.folder / "facts.json", facts)
 
@@ -201,20 +237,25 @@ class Trainer(Generic[ModelT]):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def _update(self, loss: Tensor) -> float:
+    def _update(self, loss: Tensor | Iterable[Tensor]) -> float:
         rate = learning_rate(self.step, self.config)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = 0.0
+        for part in (loss,) if isinstance(loss, Tensor) else loss:
+            part.backward()
+            value += part.item()
+        if not math.isfinite(value):
+            raise ModelFault(f"the loss of step {self.step + 1} is {value}")
         self.rank.average_gradients(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         for optimizer in self._optimizers:
             optimizer.step()
         if self.rank.is_first:
             self._average()
-        return loss.item()
+        return value
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -226,20 +267,5 @@ class Trainer(Generic[ModelT]):
     def _log(self, loss: float, metrics: dict[str, float]) -> Progress:
         rate = learning_rate(self.step - 1, self.config)
         progress = Progress(self.step, self.config.steps, loss, rate, self.seconds, metrics)
-        path = self.folder / LOG_FILE
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(["step", "seconds", "loss", "lr", "metrics"])
-            written = " ".join(f"{name}={number:.4f}" for name, number in metrics.items())
-            writer.writerow([self.step, f"{self.seconds:.1f}", f"{loss:.6f}", f"{rate:.3e}", written])
+        append_log(self.folder, progress)
         return progress
-
-    def _rewind_log(self) -> None:
-        """Drop the lines of steps after the checkpoint: an interrupted run left them and this one logs them again."""
-        path = self.folder / LOG_FILE
-        if path.exists():
-            lines = path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines[1:] if int(line.split(b",")[0]) <= self.step]
-            path.write_bytes(b"".join(lines[:1] + kept))

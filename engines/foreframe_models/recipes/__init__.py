@@ -1,0 +1,1 @@
+"""Training recipes of published models, run as their authors ran them."""
