@@ -51,6 +51,16 @@ class GraphLikelihoodEngine:
         self._memory = memory
         self._lanes = Lanes(num_lanes, buckets or contract.buckets)
 
+    @property
+    def sessions(self) -> Mapping[LikelihoodGraphName, Session]:
+        """What runs each graph."""
+        return self._sessions
+
+    @property
+    def memory(self) -> MemoryShape:
+        """What one grid leaves behind."""
+        return self._memory
+
     def tokenize(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Int64[np.ndarray, "g s"]:
         """Turn whole windows of frames into grids of ids. Raises ShapeMismatch for a part of a window."""
         return np.concatenate(self._lanes.run(list(split_frames(frames, self.tokens)), self._tokenize_forward))

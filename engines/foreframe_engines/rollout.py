@@ -4,15 +4,17 @@ Rows of a step, and frames of a decode, are cut into forwards of a few fixed siz
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from foreframe_engines.bundle import GRAPHS, OPTIONAL_GRAPHS, Bundle, GraphName
-from foreframe_engines.errors import ModelFault
+from foreframe_engines.bundle import Bundle, GraphName, rollout_graph_names
+from foreframe_engines.errors import ModelFault, RuntimeUnavailable
 from foreframe_engines.graph_tensors import require_graph, require_tables
 from foreframe_engines.lanes import CPU_BUCKETS, Lanes
 from foreframe_engines.runtime.ort import OrtSession
+from foreframe_engines.runtime.resident import DeviceRow, ResidentSession, Row
 from foreframe_engines.runtime.session import Session
 from foreframe_engines.solvers import coefficients, num_slots
 from foreframe_engines.types import Conditioning, Contract, Latents, StepRow, StepState
@@ -27,6 +29,8 @@ class GraphRolloutEngine:
 
     A forward takes one of the sizes in `buckets` (by default the contract's), filled up with rows of zeros.
     `determinism` is what the sessions can promise: `bitwise`, `bucketed` or `tolerance`.
+    `is_resident`: between steps, and until they are decoded, states stay on the device, and what `step` returns are
+    rows of a batch there that serve as arrays; by default where every session can do so and one is not on the CPU.
     """
 
     def __init__(
@@ -37,18 +41,29 @@ class GraphRolloutEngine:
         determinism: str = "tolerance",
         buckets: tuple[int, ...] | None = None,
         num_lanes: int = 1,
+        is_resident: bool | None = None,
     ) -> None:
-        """Take over the sessions. Raises BundleError when the contract or the graphs do not fit together."""
+        """Take over the sessions.
+
+        Raises BundleError when the contract or the graphs do not fit together, RuntimeUnavailable when states are to
+        stay where a session cannot leave them.
+        """
         require_tables(sessions)
         self.contract = contract
         self.determinism = determinism
         self._sessions = dict(sessions)
         self._lanes = Lanes(num_lanes, buckets or contract.buckets)
+        self._resident = _find_resident(sessions, is_wanted=is_resident)
 
     @property
     def sessions(self) -> Mapping[GraphName, Session]:
         """What runs each graph."""
         return self._sessions
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether states stay on the device."""
+        return bool(self._resident)
 
     def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t c y x"]:
         """Encode context frames (RGB 0..255) into clean latents."""
@@ -80,7 +95,7 @@ class GraphRolloutEngine:
     def denoise(self, previous: StepState, state: StepState, time: float, next_time: float) -> Latents:
         """Return where the step that led from `previous` to `state` points at time 0."""
         if self._has_one_slot:
-            return euler_denoised(previous, state, time, next_time)
+            return euler_denoised(np.asarray(previous), np.asarray(state), time, next_time)
         return state if next_time == 0 else state[_CLEAN_SLOT]
 
     def decode(
@@ -91,7 +106,7 @@ class GraphRolloutEngine:
         A frame's bytes do not depend on which others are wanted, or only by rounding where the last latent's frames
         can be decoded alone. Raises ModelFault when latents are not finite.
         """
-        if not all(np.isfinite(member).all() for member in latents):
+        if not all(_is_finite(member) for member in latents):
             raise ModelFault("the latents are not finite")
         wanted = [self.contract.context_frames + index - 1 for index in frame_indices]
         if self.contract.frames_per_latent > 1:
@@ -116,10 +131,9 @@ class GraphRolloutEngine:
     def _step_forward(self, rows: Sequence[StepRow]) -> list[StepState]:
         graph: GraphName = "step_guided" if self._is_guided(rows[0]) else "step"
         names = self._sessions[graph].input_names
-        values = {name: [self._step_input(name, row) for row in rows] for name in names}
-        states = self._padded_output(graph, {name: np.stack(rows) for name, rows in values.items()}, len(rows))
+        states = self._output_rows(graph, {name: [self._step_input(name, row) for row in rows] for name in names})
         if self._has_one_slot:
-            return list(states)
+            return states
         return [state[0] if row.next_time == 0 else state for row, state in zip(rows, states, strict=True)]
 
     def _step_input(self, name: str, row: StepRow) -> np.ndarray:
@@ -150,18 +164,23 @@ class GraphRolloutEngine:
         first_of_tail = self.contract.num_frames - self.contract.frames_per_latent
         is_tail = "decode_tail" in self._sessions and min(wanted) >= first_of_tail
         graph: GraphName = "decode_tail" if is_tail else "decode"
-        clips = self._lanes.run(
-            latents, lambda members: self._padded_output(graph, {"latents": np.stack(members)}, len(members))
-        )
+        clips = self._lanes.run(latents, lambda members: self._output_rows(graph, {"latents": members}))
         first = first_of_tail if is_tail else 0
         return np.stack(clips)[:, [index - first for index in wanted]]
 
-    def _decode_forward(self, latents: Sequence[Float32[np.ndarray, "c y x"]]) -> UInt8[np.ndarray, "b h w 3"]:
-        return self._padded_output("decode", {"latents": np.stack(latents)[:, None]}, len(latents))[:, 0]
+    def _decode_forward(self, latents: Sequence[Float32[np.ndarray, "c y x"]]) -> list[UInt8[np.ndarray, "h w 3"]]:
+        frames = self._output_rows("decode", {"latents": [latent[None] for latent in latents]})
+        return [frame[0] for frame in frames]
 
-    def _padded_output(self, graph: GraphName, inputs: Mapping[str, np.ndarray], num_rows: int) -> np.ndarray:
-        padded = {name: self._lanes.pad(values) for name, values in inputs.items()}
-        return _sole_output(self._sessions[graph], padded)[:num_rows]
+    def _output_rows(self, graph: GraphName, inputs: Mapping[str, Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """Run a forward on rows, filled up to its size, and return a row for each."""
+        num_rows = len(next(iter(inputs.values())))
+        if graph in self._resident:
+            size, tables = self._lanes.size(num_rows), self._sessions["condition"].output_names
+            (batch,) = self._resident[graph].run_resident(inputs, size, lasting=tables).values()
+            return cast("list[np.ndarray]", batch.rows(num_rows))  # rows serve as arrays
+        padded = {name: self._lanes.pad(np.stack(rows)) for name, rows in inputs.items()}
+        return list(_sole_output(self._sessions[graph], padded)[:num_rows])
 
 
 def open_rollout_engine(bundle: Bundle, *, num_threads: int, num_lanes: int | None = None) -> GraphRolloutEngine:
@@ -171,7 +190,7 @@ def open_rollout_engine(bundle: Bundle, *, num_threads: int, num_lanes: int | No
     Raises BundleError when a graph is not what the contract says, RuntimeUnavailable without ONNX Runtime.
     """
     # Forwards that lanes run side by side have a thread each: sharing theirs took 10 to 20 % longer on two cores.
-    graphs = [*GRAPHS, *(graph for graph in OPTIONAL_GRAPHS if getattr(bundle.graphs, graph) is not None)]
+    graphs = rollout_graph_names(bundle.graphs)
     lanes = num_lanes or num_threads
     threads = {graph: num_threads // lanes if graph in _LANE_GRAPHS else num_threads for graph in graphs}
     sessions = {graph: OrtSession(bundle.graph_path(graph), num_threads=threads[graph]) for graph in graphs}
@@ -186,6 +205,24 @@ def euler_denoised(previous: Latents, latents: Latents, time: float, next_time: 
     After one step from time 1 that is the posterior mean.
     """
     return latents - next_time * ((latents - previous) / (next_time - time))
+
+
+def _find_resident(
+    sessions: Mapping[GraphName, Session], *, is_wanted: bool | None
+) -> dict[GraphName, ResidentSession]:
+    """Return the sessions between which states stay on the device; none where they do not."""
+    of_states = {graph: session for graph, session in sessions.items() if graph in _LANE_GRAPHS}
+    found = {graph: session for graph, session in of_states.items() if isinstance(session, ResidentSession)}
+    is_possible = len(found) == len(of_states)
+    if is_wanted and not is_possible:
+        unable = min(of_states.keys() - found.keys())
+        raise RuntimeUnavailable(f"the {unable} graph's session cannot leave what it gives on its device")
+    is_worthwhile = any(session.device != "cpu" for session in of_states.values())
+    return found if is_possible and (is_worthwhile if is_wanted is None else is_wanted) else {}
+
+
+def _is_finite(member: Row) -> bool:
+    return member.is_finite() if isinstance(member, DeviceRow) else bool(np.isfinite(member).all())
 
 
 def _unipc_coefficients(row: StepRow) -> Float32[np.ndarray, "2 5"]:

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from foreframe_engines.engine import RolloutEngine
 from foreframe_engines.noise import member_noise
-from foreframe_engines.types import Conditioning, NoisePlan, StepRow
+from foreframe_engines.types import Conditioning, Latents, NoisePlan, StepRow, StepState
 
 LEVELS = ("bitwise", "bucketed", "tolerance")
 _SEED = 0
@@ -25,7 +25,7 @@ def measure_determinism(engine: RolloutEngine, buckets: Sequence[int] | None = N
     times as many rows as the largest has. Raises ModelFault.
     """
     sizes = tuple(buckets or engine.contract.buckets)
-    rows = _random_rows(engine, sizes[-1] + 1)
+    rows = random_rows(engine, sizes[-1] + 1)
     answers: dict[int, dict[int, set[bytes]]] = defaultdict(lambda: defaultdict(set))
     for numbers in _companies(sizes):
         bucket = next(size for size in sizes if size >= len(numbers))
@@ -56,11 +56,20 @@ def _classify(answers: Sequence[Mapping[int, set[bytes]]]) -> str:
     return "bucketed" if is_bucketed else "tolerance"
 
 
-def _random_rows(engine: RolloutEngine, count: int) -> list[StepRow]:
-    """Make rows of two jobs, each at its own time."""
+def random_rows(engine: RolloutEngine, count: int, jobs: Sequence[Conditioning] = ()) -> list[StepRow]:
+    """Make rows of jobs, by default of two random ones, each at its own time."""
     rng = np.random.default_rng(_SEED)
-    jobs = [_random_conditioning(engine, rng) for _ in range(2)]
-    return [_random_row(engine, jobs[number % 2], number, 1 - number / (2 * count)) for number in range(count)]
+    given = jobs or [_random_conditioning(engine, rng) for _ in range(2)]
+    return [
+        _random_row(engine, given[number % len(given)], number, 1 - number / (2 * count)) for number in range(count)
+    ]
+
+
+def point_at_zero(engine: RolloutEngine, rows: Sequence[StepRow], states: Sequence[StepState]) -> list[Latents]:
+    """Return where stepped rows point at time 0: latents that can be decoded."""
+    return [
+        engine.denoise(row.latents, state, row.time, row.next_time) for row, state in zip(rows, states, strict=True)
+    ]
 
 
 def _random_conditioning(engine: RolloutEngine, rng: np.random.Generator) -> Conditioning:

@@ -25,7 +25,10 @@ class Tables:
 
 
 class FlowNetwork(nn.Module):
-    """Answers for the future latents of a rollout model, with or without guidance."""
+    """Answers for the future latents of a rollout model, with or without guidance.
+
+    Cast or move the model before it is given here: tables that must stay float32 are made of it.
+    """
 
     rotary: Tensor
 

@@ -101,11 +101,6 @@ class Linear32(nn.Linear):
         return functional.linear(x.float(), self.weight.float(), self.bias.float())
 
 
-def map_rows(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a linear layer to `... d` as to one matrix: only then does ONNX Runtime add the bias inside the product."""
-    return layer(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-
-
 class Attention(nn.Module):
     """Multi-head attention whose queries and keys are RMS-normalised across all heads."""
 
@@ -134,18 +129,18 @@ class Attention(nn.Module):
 
     def read_queries(self, x: Tensor) -> Tensor:
         """Return the normalised queries `b n heads head_dim` of tokens `b n d`, in float32."""
-        return self.norm_q(map_rows(self.to_q, x)).unflatten(-1, (self.num_heads, -1))
+        return self.norm_q(self.to_q(x)).unflatten(-1, (self.num_heads, -1))
 
     def read_source(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Return the normalised keys, in float32, and the values `b l heads head_dim` of a source `b l d`."""
-        key = self.norm_k(map_rows(self.to_k, source)).unflatten(-1, (self.num_heads, -1))
-        return key, map_rows(self.to_v, source).unflatten(-1, (self.num_heads, -1))
+        key = self.norm_k(self.to_k(source)).unflatten(-1, (self.num_heads, -1))
+        return key, self.to_v(source).unflatten(-1, (self.num_heads, -1))
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return what queries read, `b n d`; each part is `b tokens heads head_dim`, `bias` is added to the scores."""
         query, key, value = (part.to(value.dtype).transpose(1, 2) for part in (query, key, value))
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return map_rows(self.to_out[0], mixed.transpose(1, 2).flatten(2))
+        return self.to_out[0](mixed.transpose(1, 2).flatten(2))
 
 
 class GeluProjection(nn.Module):
@@ -157,7 +152,7 @@ class GeluProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project `... d` to `... hidden` and activate."""
-        return functional.gelu(map_rows(self.proj, x), approximate="tanh")
+        return functional.gelu(self.proj(x), approximate="tanh")
 
 
 class FeedForward(nn.Module):
@@ -169,7 +164,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `... d` to the same."""
-        return map_rows(self.net[2], self.net[0](x))
+        return self.net[2](self.net[0](x))
 
 
 class Block(nn.Module):

@@ -16,15 +16,19 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from foreframe_engines import Bundle, Contract, RolloutEngine, builtin_bundle, open_rollout_engine
+from foreframe_engines import Bundle, Contract, RolloutEngine, builtin_bundle
 from foreframe_engines.calibration import Calibration
 from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.likelihood import open_likelihood_engine
+from foreframe_engines.runtime.engine_cache import EngineCache
+from foreframe_engines.serving_engine import open_serving_engine
+from foreframe_engines.swapping import Stage, SwappingRolloutEngine
 from foreframe_server.budgets import Budgets
 from foreframe_server.cache import RedisTier, ResultCache
 from foreframe_server.context_encoder import ContextEncoder
 from foreframe_server.cost_model import CostModel
 from foreframe_server.device import DeviceThread
+from foreframe_server.errors import NotReady
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
@@ -46,6 +50,7 @@ from foreframe_server.worker import EngineWorker
 
 OPENAPI_PATH = Path(__file__).parent.parent / "openapi.json"
 _API_VERSION = "1"
+_HANDOVER_POLL_S = 0.5
 _DESCRIPTION = (
     "An inference server for robot world models: predicted frames, their uncertainty, and what they cost. "
     "The websocket `/v1/realtime` takes messages as RealtimeRequest and sends messages as RealtimeReply, in msgpack."
@@ -63,6 +68,7 @@ class _Running:
     worker: EngineWorker | None = None
     reader: TokenReader | None = None
     service: PredictionService | None = None
+    handover: asyncio.Task[None] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,7 +223,18 @@ async def _start_device(host: Host, running: _Running, opened: OpenedEngines) ->
     running.worker = EngineWorker(opened.rollout, scheduler, host.metrics)
     running.worker.start()
     await running.worker.warm_up()
+    if isinstance(opened.rollout, SwappingRolloutEngine):
+        running.handover = asyncio.create_task(_learn_after_handover(opened.rollout, running.worker))
     return running.worker
+
+
+async def _learn_after_handover(engine: SwappingRolloutEngine, worker: EngineWorker) -> None:
+    """Learn what work takes once the engine that was built meanwhile serves."""
+    while engine.handover.stage is Stage.PREPARING:  # noqa: ASYNC110 - it ends in a thread without an event loop
+        await asyncio.sleep(_HANDOVER_POLL_S)
+    _log.info("handover", stage=engine.handover.stage, reason=engine.handover.reason)
+    if engine.handover.stage is Stage.SERVING:
+        await worker.warm_up()
 
 
 def _build_scheduler(limits: SchedulerSettings, contract: Contract) -> Scheduler:
@@ -237,11 +254,12 @@ def _build_reader(host: Host, device: DeviceThread, engine: LikelihoodEngine) ->
 
 
 def open_bundle(settings: EngineSettings) -> OpenedEngines:
-    """Open the bundle of the settings, by default the built-in one, on ONNX Runtime. Raises EngineError."""
+    """Open the bundle of the settings, by default the built-in one, in the fastest way known. Raises EngineError."""
     bundle = Bundle.open(settings.bundle or builtin_bundle())
     rollout = likelihood = None
     if "predict" in bundle.contract.capabilities:
-        rollout = open_rollout_engine(bundle, num_threads=settings.num_threads)
+        cache = None if settings.cache is None else EngineCache(settings.cache)
+        rollout = open_serving_engine(bundle, num_threads=settings.num_threads, cache=cache)
     if bundle.contract.tokens is not None:
         likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
     return OpenedEngines(bundle.digest, rollout, likelihood, bundle.calibration)
@@ -261,9 +279,11 @@ async def _stop(host: Host, running: _Running, starting: asyncio.Task[None]) -> 
 
     Nothing new is admitted by what is stopping.
     """
-    starting.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await starting
+    for task in (starting, running.handover):
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, NotReady):
+                await task
     drain_until_s = time.monotonic() + host.settings.http.drain_s
     if running.reader is not None:
         await running.reader.stop(host.settings.http.drain_s)

@@ -64,6 +64,11 @@ class CostModel:
         """Predict decoding so many frames."""
         return self._frame.value * frames
 
+    def forget(self) -> None:
+        """Know nothing again: another engine has taken over."""
+        self._steps.clear()
+        self._prepare, self._frame = SlowQuantile(), SlowQuantile()
+
     def fit(self, seconds: Mapping[int, float]) -> None:
         """Start from what a forward of each size took in a warm-up."""
         for rows, value in seconds.items():

@@ -7,6 +7,7 @@ stop the start.
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -53,6 +54,13 @@ class EngineSettings(_Group):
     bundle: Path | None = Field(default=None, description="Folder of a model bundle; none is the built-in model.")
     num_threads: int = Field(default=2, ge=1, le=256, description="Threads of one forward.")
     cache: Path | None = Field(default=None, description="Folder of built engines; none is one beside the bundle.")
+    backend: Literal["auto", "torch"] = Field(
+        default="auto", description="`auto` is ONNX Runtime, and TensorRT where `foreframe build` found it; or `torch`."
+    )
+    device: str = Field(default="cpu", description="Where torch runs, such as cuda.")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="What torch multiplies in.")
+    is_compiled: bool = Field(default=False, description="Whether torch compiles the transformer's blocks.")
+    has_cuda_graphs: bool = Field(default=False, description="Whether torch replays small forwards as CUDA graphs.")
 
 
 class SchedulerSettings(_Group):

@@ -80,9 +80,10 @@ class EngineWorker(DeviceThread):
     async def warm_up(self) -> None:
         """Run every stage, and a step of every bucket, once; from then on the worker is ready.
 
-        Sets `determinism` from what equal rows gave in changing company. Raises what the engine raises.
+        Called again it learns anew what the engine's work takes. Sets `determinism` from what equal rows gave in
+        changing company. Raises what the engine raises.
         """
-        seconds = await self.run(self._stages.run_all)
+        seconds = await self.run(self._measure_costs)
         with self.wake:
             self._cost.fit(seconds)
         self.determinism = weaker(self._engine.determinism, await self.run(self._measure_determinism))
@@ -158,6 +159,10 @@ class EngineWorker(DeviceThread):
             await asyncio.wait(waiting, timeout=drain_s)
         self._end(list(self._tickets.values()), Ending.CANCELLED)
         await self.join()
+
+    def _measure_costs(self) -> dict[int, float]:
+        self._cost.forget()
+        return self._stages.run_all()
 
     def _measure_determinism(self) -> str:
         buckets = [bucket for bucket in self._engine.contract.buckets if bucket <= self._cost.max_rows]

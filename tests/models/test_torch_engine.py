@@ -50,7 +50,7 @@ def test_weights_that_do_not_fit_are_refused(exported, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"model\.safetensors does not fit model\.json"):
             open_torch_engine(folder, TorchOptions())
     tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "rollout.more": tensors["rollout.prompt"]}, folder / "model.safetensors")
+    save_file({**tensors, "rollout.more": tensors["rollout.prompt"].clone()}, folder / "model.safetensors")
     (folder / "model.json").write_text(json.dumps(tree))
     write_manifest(folder)
     with pytest.raises(BundleError, match=r"holds 'rollout\.more', which model\.json has no use for"):

@@ -1,6 +1,6 @@
 """Graphs run by ONNX Runtime. The library is imported when a session is opened, not before."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from foreframe_engines.errors import BundleError, ModelFault, RuntimeUnavailable
+from foreframe_engines.runtime.ort_memory import OrtMemory
+from foreframe_engines.runtime.resident import DeviceBatch, Row, RowInputs
 from foreframe_engines.runtime.session import TensorSpec
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -27,7 +29,7 @@ class OrtSession:
 
         Raises RuntimeUnavailable when ONNX Runtime or the provider is missing, BundleError when the file is no graph.
         """
-        runtime = _import_runtime()
+        runtime = import_runtime()
         _require_provider(provider, runtime.get_available_providers())
         self._errors = _runtime_errors(runtime)
         try:
@@ -44,6 +46,13 @@ class OrtSession:
         self.input_names = tuple(spec.name for spec in self.inputs)
         self.output_names = tuple(spec.name for spec in self.outputs)
         self._name = path.name
+        self._memory = OrtMemory(runtime, self._session, self.device)
+        self._rows = RowInputs(self._memory)
+
+    @property
+    def memory(self) -> OrtMemory:
+        """Where resident runs read and write."""
+        return self._memory
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph once; the outputs are new arrays. Raises ModelFault when it fails."""
@@ -55,9 +64,32 @@ class OrtSession:
         own = (output.view(output.dtype.str) for output in outputs)
         return dict(zip(self.output_names, own, strict=True))
 
+    def run_resident(
+        self, inputs: Mapping[str, Sequence[Row]], size: int, lasting: Collection[str] = ()
+    ) -> dict[str, DeviceBatch]:
+        """Run the graph once on rows; what it gives stays on the device. Raises ModelFault when it fails."""
+        memory = self._memory
+        parts = {name: self._rows.bring(name, rows, size, is_lasting=name in lasting) for name, rows in inputs.items()}
+        try:
+            binding = self._session.io_binding()
+            for name, part in parts.items():
+                binding.bind_input(name, memory.device, 0, part.dtype, part.shape, part.pointer)
+            for name in self.output_names:
+                binding.bind_output(name, memory.device, 0)
+            self._session.run_with_iobinding(binding)
+            values = binding.get_outputs()
+        except self._errors as error:
+            raise ModelFault(f"{self._name} failed: {error}") from error
+        outputs = zip(self.outputs, values, strict=True)
+        return {spec.name: self._batch(value, np.dtype(spec.dtype)) for spec, value in outputs}
+
     def close(self) -> None:
-        """Free the graph and its threads once the last run has returned."""
-        del self._session
+        """Free the graph and its threads once the last run has returned, and no row that it gave is in use."""
+        del self._session, self._memory, self._rows
+
+    def _batch(self, value: Any, dtype: np.dtype[Any]) -> DeviceBatch:  # noqa: ANN401 - the library has no types
+        part = self._memory.own(value, dtype)
+        return DeviceBatch(part, part.shape, dtype, self._memory)
 
 
 class _Node(Protocol):
@@ -66,7 +98,8 @@ class _Node(Protocol):
     shape: list[int | str | None]
 
 
-def _import_runtime() -> ModuleType:
+def import_runtime() -> ModuleType:
+    """Import the library. Raises RuntimeUnavailable when it is missing."""
     try:
         import onnxruntime  # noqa: PLC0415 - importing the package must not need a runtime
     except ImportError as error:

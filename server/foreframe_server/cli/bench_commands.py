@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from foreframe_server.cli.bench_engine_commands import bench_engine, bench_roofline
 from foreframe_server.cli.bench_http_commands import http
 from foreframe_server.cli.options import BundleOption, DataOption, JsonFlag
 
@@ -13,6 +14,8 @@ RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each side is 
 
 bench = typer.Typer(no_args_is_help=True, help="Time parts of the serving, always as ratios within one run.")
 bench.add_typer(http, name="http")
+bench.command("engine")(bench_engine)
+bench.command("roofline")(bench_roofline)
 
 
 @bench.command("scores")
@@ -35,6 +38,23 @@ def bench_scores(
         check_json_name(out)
     record = run_scores(read_private(bundle), data, candidates, repeats, has_http=http)
     print_record(record, out, is_json=json)
+
+
+@bench.command("savings")
+def bench_savings(
+    *,
+    rounds: RepeatsOption = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Members of a forward.")] = 8,
+    out: OutOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Time every exact saving of the large model on a small one of its kind, with random weights on one thread."""
+    from foreframe_server.cli.bench_savings import run_savings
+    from foreframe_server.cli.experiments import check_json_name, print_record
+
+    if out is not None:
+        check_json_name(out)
+    print_record(run_savings(rounds, batch), out, is_json=json)
 
 
 @bench.command("history")

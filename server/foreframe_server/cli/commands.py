@@ -69,13 +69,22 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="8000")
     ] = None,
     bundle: BundleOption = None,
+    backend: Annotated[
+        Literal["auto", "torch"] | None,
+        typer.Option(help="ONNX Runtime and what `foreframe build` made, or torch.", show_default="auto"),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where torch runs, such as cuda.", show_default="cpu")] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option(help="What torch multiplies in.", show_default="fp32")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve a model over HTTP until Ctrl-C. Settings come from FOREFRAME_*; these options win."""
     from foreframe_server.cli.overrides import read_overridden
     from foreframe_server.cli.serve import serve_model
 
-    serve_model(read_overridden(host=host, port=port, bundle=bundle), is_json=json)
+    engine = {"backend": backend, "device": device, "precision": precision}
+    serve_model(read_overridden(host=host, port=port, bundle=bundle, engine=engine), is_json=json)
 
 
 @app.command()

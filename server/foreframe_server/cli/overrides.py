@@ -1,14 +1,23 @@
 """Settings from the environment, with a command's options on top."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from foreframe_server.log import configure_logging
 from foreframe_server.settings import Settings, read_settings
 
 
-def read_overridden(*, host: str | None = None, port: int | None = None, bundle: Path | None = None) -> Settings:
+def read_overridden(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    bundle: Path | None = None,
+    engine: Mapping[str, object] | None = None,
+) -> Settings:
     """Read the settings; an option that is None leaves the environment's word. Raises SettingsError."""
-    return read_settings({"http": _given({"host": host, "port": port}), "engine": _given({"bundle": bundle})})
+    return read_settings(
+        {"http": _given({"host": host, "port": port}), "engine": _given({"bundle": bundle, **(engine or {})})}
+    )
 
 
 def read_private(bundle: Path | None) -> Settings:

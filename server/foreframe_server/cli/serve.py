@@ -1,6 +1,7 @@
 """`foreframe serve`: a server that says where it answers."""
 
 from foreframe_engines import Contract
+from foreframe_server.cli.backends import find_backend
 from foreframe_server.cli.console import print_json, print_note, print_pretty
 from foreframe_server.cli.serving import serve_until_stopped
 from foreframe_server.log import configure_logging
@@ -8,7 +9,10 @@ from foreframe_server.settings import Settings
 
 
 def serve_model(settings: Settings, *, is_json: bool) -> None:
-    """Serve until a signal. Raises BundleError for a bad model, Fault for a taken port."""
+    """Serve until a signal.
+
+    Raises BundleError for a bad model, RuntimeUnavailable for a backend that is not here, Fault for a taken port.
+    """
     configure_logging(is_json=is_json)
 
     def announce(address: str, contract: Contract) -> None:
@@ -19,6 +23,7 @@ def serve_model(settings: Settings, *, is_json: bool) -> None:
                 f"[bold]{contract.model}[/] {contract.revision} answers at [bold]{address}[/] (Ctrl-C stops it)"
             )
 
+    open_engines = find_backend(settings.engine)
     if not is_json:
         print_note("opening the model ...")
-    serve_until_stopped(settings, announce)
+    serve_until_stopped(settings, announce, open_engines)

@@ -93,8 +93,8 @@ def wait_for_signal() -> None:
 
 
 def _open(settings: Settings, open_engines: OpenEngines | None) -> _Door:
-    if open_engines is None:
-        # The app opens its model beside the door and can only log what is wrong; a person gets one line instead.
+    # The app opens its model beside the door and can only log what is wrong; a person gets one line instead.
+    if open_engines is None or settings.engine.bundle is not None:
         Bundle.open(settings.engine.bundle or builtin_bundle())
     app = create_app(settings, open_engines)
     sys.setswitchinterval(_SWITCH_S)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from foreframe_engines import BundleError, ModelFault, RuntimeUnavailable
@@ -82,3 +83,48 @@ def test_a_missing_library_comes_with_its_remedy(golden_bundle: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RuntimeUnavailable, match="pip install onnxruntime"):
         OrtSession(golden_bundle / "encode.onnx", num_threads=1)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"frames": [np.zeros((4, 8, 8, 3), np.float32)]},
+        {"frames": [np.zeros((4, 9, 8, 3), np.uint8)]},
+        {"other": [np.zeros((4, 8, 8, 3), np.uint8)]},
+    ],
+    ids=["missing", "dtype", "shape", "name"],
+)
+def test_a_resident_run_that_fails_is_a_model_fault(golden_bundle: Path, inputs: dict[str, list[np.ndarray]]) -> None:
+    session = OrtSession(golden_bundle / "encode.onnx", num_threads=1)
+    with pytest.raises(ModelFault, match=r"encode\.onnx failed"):
+        session.run_resident(inputs, 1)
+
+
+def test_resident_outputs_outlive_their_session(golden_bundle: Path) -> None:
+    session = OrtSession(golden_bundle / "encode.onnx", num_threads=1)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 8, 8, 3), dtype=np.uint8)
+    expected = session.run({"frames": frames})["latents"]
+    batch = session.run_resident({"frames": list(frames)}, 1)["latents"]
+    for _ in range(20):
+        session.run_resident({"frames": [255 - frames[0]]}, 1)
+    session.close()
+    np.testing.assert_array_equal(batch.to_host(), expected)
+
+
+def test_resident_ids_are_of_numpys_own_types(golden_likelihood_bundle: Path) -> None:
+    session = OrtSession(golden_likelihood_bundle / "tokenize.onnx", num_threads=1)
+    ids = session.run_resident({"frames": [np.zeros((3, 8, 8, 3), np.uint8)]}, 1)["ids"]
+    assert ids.to_host().dtype.type is np.int64
+    session.close()
+
+
+def test_a_provider_that_falls_back_to_the_cpu_is_refused(golden_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU build does without a GPU: CUDA is listed, and the session runs on the CPU without an error."""
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(RuntimeUnavailable, match="offers CPUExecutionProvider here, not CUDAExecutionProvider"),
+    ):
+        OrtSession(golden_bundle / "encode.onnx", num_threads=1, provider="CUDAExecutionProvider")

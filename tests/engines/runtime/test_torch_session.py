@@ -58,3 +58,41 @@ def test_the_reference_runs_in_full_precision() -> None:
     outputs = TorchSession(nn.Identity(), ["x"], ["y"]).run({"x": np.ones(1, np.float32)})
     assert outputs["y"].dtype == np.float32
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_device_that_is_not_here_is_refused_in_one_line() -> None:
+    for device, message in (("cuda:9", "'cuda:9' was asked for"), ("abacus", "torch knows no device 'abacus'")):
+        with pytest.raises(RuntimeUnavailable, match=message) as caught:
+            TorchSession(nn.Identity(), ["x"], ["y"], device=device)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_graph_is_recorded_on_cuda_alone() -> None:
+    with pytest.raises(RuntimeUnavailable, match="CUDA graphs need a CUDA device"):
+        TorchSession(nn.Identity(), ["x"], ["y"]).record({"x": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize("rows", [{}, {"x": [np.ones(5, np.float32)]}], ids=["missing", "shape"])
+def test_a_resident_run_that_fails_is_a_model_fault(rows: dict[str, list[np.ndarray]]) -> None:
+    with pytest.raises(ModelFault, match="Linear failed"):
+        TorchSession(nn.Linear(4, 4), ["x"], ["y"]).run_resident(rows, 1)
+
+
+def test_rows_from_host_and_device_meet_on_the_device() -> None:
+    session = TorchSession(SumAndDifference(), ["a", "b"], ["sum", "difference"])
+    ones, twos = (np.full(3, number, np.float32) for number in (1, 2))
+    outputs = session.run_resident({"a": [twos, twos], "b": [ones, ones]}, 2)
+    sums, differences = (outputs[name].rows(2) for name in ("sum", "difference"))
+    mixed = session.run_resident({"a": [sums[1], ones], "b": [differences[0], twos]}, 4)["sum"]
+    np.testing.assert_array_equal(mixed.to_host(), [[4] * 3, [3] * 3, [0] * 3, [0] * 3])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_recorded_forward_gives_what_the_module_gives() -> None:
+    session = TorchSession(nn.Linear(4, 4), ["x"], ["y"], device="cuda")
+    inputs = [{"x": np.random.default_rng(seed).random((2, 4), np.float32)} for seed in range(3)]
+    expected = [session.run(each)["y"] for each in inputs]
+    session.record(inputs[0])
+    kept = [session.run_resident({"x": list(each["x"])}, 2)["y"] for each in inputs]
+    for batch, values in zip(kept, expected, strict=True):
+        np.testing.assert_array_equal(batch.to_host(), values)

@@ -5,6 +5,10 @@ import httpx
 import pytest
 import structlog
 
+from foreframe_engines.errors import RuntimeUnavailable
+from foreframe_engines.runtime.parity import TOLERANCES
+from foreframe_engines.runtime.typed_graph import Precision
+from foreframe_engines.swapping import SwappingRolloutEngine
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_server.app import create_app, given
 from foreframe_server.settings import EngineSettings, Settings
@@ -140,3 +144,35 @@ async def test_a_path_is_not_guessed(client):
     assert (await client.get("/healthz/")).json()["code"] == "not_found"
     wrong = await client.put("/v1/models")
     assert (wrong.status_code, wrong.json()["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "GET")
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+async def test_an_engine_that_takes_over_while_serving_is_measured_anew(serving, toy_request, is_good):
+    ready, first, second = threading.Event(), ToyRolloutEngine(), ToyRolloutEngine()
+
+    def prepare():
+        assert ready.wait(20)
+        if not is_good:
+            raise RuntimeUnavailable("no such luck")
+        return second
+
+    engine = SwappingRolloutEngine(first, prepare, tolerance=TOLERANCES[Precision.FP32])
+    engine.start()
+    app = create_app(Settings(), given(engine))
+    with structlog.testing.capture_logs() as lines:
+        async with serving(app) as client:
+            assert (await client.post("/v1/predictions", json=toy_request())).status_code == 200
+            assert second.calls["encode"] == 0
+            ready.set()
+            async with asyncio.timeout(20):
+                while not any(line["event"] == "handover" for line in lines):  # noqa: ASYNC110 - a log cannot be awaited
+                    await asyncio.sleep(0.01)
+            measured = second if is_good else first
+            before = measured.calls["encode"]
+            reply = await client.post("/v1/predictions", json=toy_request(sampling={"seed": 9}))
+            assert reply.status_code == 200
+    assert next(line for line in lines if line["event"] == "handover")["stage"] == ("serving" if is_good else "refused")
+    assert (second.calls["encode"] > 2) == is_good
+    assert measured.calls["encode"] >= before
+    assert first.is_closed
+    assert second.is_closed == is_good

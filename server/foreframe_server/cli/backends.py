@@ -1,0 +1,42 @@
+"""What opens the model that settings name: the app's own way, or torch, which only the command line may import."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from foreframe_engines import Bundle, builtin_bundle, open_likelihood_engine
+from foreframe_server.app import OpenedEngines, OpenEngines
+from foreframe_server.cli.faults import needs_torch
+from foreframe_server.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from foreframe_models.torch_engine import TorchOptions
+
+
+def find_backend(settings: EngineSettings) -> OpenEngines | None:
+    """Return what opens the model; None is the app's own way. Raises Fault or RuntimeUnavailable for a missing one."""
+    if settings.backend != "torch":
+        return None
+    with needs_torch():
+        from foreframe_engines.runtime.typed_graph import Precision
+        from foreframe_models.torch_engine import SMALL_BUCKETS, TorchOptions, require_options
+    options = TorchOptions(
+        device=settings.device,
+        precision=Precision(settings.precision),
+        is_compiled=settings.is_compiled,
+        graph_buckets=SMALL_BUCKETS if settings.has_cuda_graphs else (),
+    )
+    require_options(options)
+    return partial(_open_on_torch, options)
+
+
+def _open_on_torch(options: "TorchOptions", settings: EngineSettings) -> OpenedEngines:
+    """Open the rollout half on torch; likelihoods stay with ONNX Runtime."""
+    from foreframe_models.torch_engine import open_torch_engine
+
+    bundle = Bundle.open(settings.bundle or builtin_bundle())
+    rollout = open_torch_engine(bundle.path, options) if "predict" in bundle.contract.capabilities else None
+    likelihood = None
+    if bundle.contract.tokens is not None:
+        likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
+    fingerprint = f"{bundle.digest} torch {options.device} {options.precision}"
+    return OpenedEngines(fingerprint, rollout, likelihood, bundle.calibration)
