@@ -6,7 +6,7 @@ from foreframe_engines.bundle import Bundle
 from foreframe_engines.choice import OpenEngine
 from foreframe_engines.rollout import open_rollout_engine
 from foreframe_engines.runtime.cuda import CudaDevice
-from foreframe_engines.runtime.ort import import_runtime
+from foreframe_engines.runtime.ort import CUDA_PROVIDER, import_runtime
 from foreframe_engines.tensorrt_engine import Builds, EngineSpec, open_tensorrt_engine
 
 
@@ -23,6 +23,18 @@ def onnxruntime_candidates(bundle: Bundle, *, num_threads: int) -> dict[str, Ope
         for num_lanes in (num_threads, 1)
     }
     return candidates
+
+
+def cuda_candidate(bundle: Bundle) -> dict[str, OpenEngine]:
+    """Return ONNX Runtime on the GPU, where the one that is installed has it. Raises RuntimeUnavailable without it."""
+    runtime = import_runtime()
+    if CUDA_PROVIDER not in runtime.get_available_providers():
+        return {}
+    return {
+        f"onnxruntime {runtime.__version__} cuda": partial(
+            open_rollout_engine, bundle, num_threads=1, provider=CUDA_PROVIDER
+        )
+    }
 
 
 def tensorrt_candidate(

@@ -13,7 +13,7 @@ from foreframe_engines.bundle import Bundle, GraphName, rollout_graph_names
 from foreframe_engines.errors import ModelFault, RuntimeUnavailable
 from foreframe_engines.graph_tensors import require_graph, require_tables
 from foreframe_engines.lanes import CPU_BUCKETS, Lanes
-from foreframe_engines.runtime.ort import OrtSession
+from foreframe_engines.runtime.ort import CPU_PROVIDER, OrtSession
 from foreframe_engines.runtime.resident import DeviceRow, ResidentSession, Row
 from foreframe_engines.runtime.session import Session
 from foreframe_engines.solvers import coefficients, num_slots
@@ -183,20 +183,30 @@ class GraphRolloutEngine:
         return list(_sole_output(self._sessions[graph], padded)[:num_rows])
 
 
-def open_rollout_engine(bundle: Bundle, *, num_threads: int, num_lanes: int | None = None) -> GraphRolloutEngine:
-    """Run a bundle on ONNX Runtime's CPU provider: fp32, identical bytes whatever shares a step.
+def open_rollout_engine(
+    bundle: Bundle, *, num_threads: int, num_lanes: int | None = None, provider: str = CPU_PROVIDER
+) -> GraphRolloutEngine:
+    """Run a bundle on ONNX Runtime in fp32; on its CPU provider a row's bytes are the same whatever shares a step.
 
-    num_lanes: forwards that run side by side and share the threads; by default every thread is a lane.
-    Raises BundleError when a graph is not what the contract says, RuntimeUnavailable without ONNX Runtime.
+    num_lanes: forwards that run side by side and share the threads; by default every thread is a lane, and a GPU is
+    one. Raises BundleError when a graph is not what the contract says, RuntimeUnavailable without ONNX Runtime or the
+    provider.
     """
+    is_cpu = provider == CPU_PROVIDER
+    lanes = num_lanes or (num_threads if is_cpu else 1)
     # Forwards that lanes run side by side have a thread each: sharing theirs took 10 to 20 % longer on two cores.
-    graphs = rollout_graph_names(bundle.graphs)
-    lanes = num_lanes or num_threads
-    threads = {graph: num_threads // lanes if graph in _LANE_GRAPHS else num_threads for graph in graphs}
-    sessions = {graph: OrtSession(bundle.graph_path(graph), num_threads=threads[graph]) for graph in graphs}
+    threads = {
+        graph: num_threads // lanes if graph in _LANE_GRAPHS else num_threads
+        for graph in rollout_graph_names(bundle.graphs)
+    }
+    sessions = {
+        graph: OrtSession(bundle.graph_path(graph), num_threads=count, provider=provider)
+        for graph, count in threads.items()
+    }
     for graph, session in sessions.items():
         require_graph(graph, session, bundle.contract)
-    return GraphRolloutEngine(bundle.contract, sessions, determinism="bitwise", buckets=CPU_BUCKETS, num_lanes=lanes)
+    determinism, buckets = ("bitwise", CPU_BUCKETS) if is_cpu else ("tolerance", None)
+    return GraphRolloutEngine(bundle.contract, sessions, determinism=determinism, buckets=buckets, num_lanes=lanes)
 
 
 def euler_denoised(previous: Latents, latents: Latents, time: float, next_time: float) -> Latents:

@@ -6,7 +6,7 @@ Without a folder for engines a bundle runs on ONNX Runtime as it lies, and nothi
 from functools import partial
 
 from foreframe_engines.bundle import Bundle, rollout_graph_names
-from foreframe_engines.candidates import onnxruntime_candidates
+from foreframe_engines.candidates import cuda_candidate, onnxruntime_candidates
 from foreframe_engines.choice import ChoiceKey, name_machine, open_fastest_engine
 from foreframe_engines.engine import RolloutEngine
 from foreframe_engines.errors import RuntimeUnavailable
@@ -44,7 +44,9 @@ def open_serving_engine(
         return open_rollout_engine(bundle, num_threads=num_threads)
     gpu = _find_gpu()
     key = ChoiceKey(bundle.digest, name_machine("" if gpu is None else gpu.architecture), bundle.contract.buckets)
-    fallback = open_fastest_engine(onnxruntime_candidates(bundle, num_threads=num_threads), key, folder)
+    # Beside a GPU the processor is not worth measuring: a step of a large model takes minutes there.
+    candidates = {} if gpu is None else cuda_candidate(bundle)
+    fallback = open_fastest_engine(candidates or onnxruntime_candidates(bundle, num_threads=num_threads), key, folder)
     if gpu is None:
         return fallback
     prepare = partial(prepare_tensorrt, bundle, gpu, folder, precision, num_threads=num_threads)

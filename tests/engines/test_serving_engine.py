@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from foreframe_engines import Bundle, open_rollout_engine
+from foreframe_engines.candidates import cuda_candidate
+from foreframe_engines.errors import RuntimeUnavailable
 from foreframe_engines.rollout import GraphRolloutEngine
 from foreframe_engines.runtime.engine_cache import EngineCache
+from foreframe_engines.runtime.ort import CUDA_PROVIDER, import_runtime
 from foreframe_engines.selftest import random_rows
 from foreframe_engines.serving_engine import open_serving_engine
 from foreframe_engines.swapping import Stage, SwappingRolloutEngine
@@ -106,3 +109,18 @@ def test_importing_it_loads_no_library() -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "foreframe_engines" in loaded
     assert loaded.isdisjoint({"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx_bindings", "cuda"})
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnx_runtime_for_gpus_is_taken_where_it_is_installed(bundle, cache, gpu, monkeypatch) -> None:
+    real = import_runtime().get_available_providers()
+    monkeypatch.setattr(import_runtime(), "get_available_providers", lambda: [CUDA_PROVIDER, *real])
+    (name,) = cuda_candidate(bundle)
+    assert name.endswith(" cuda")
+    # Listed and not there, as onnxruntime-gpu says on a machine without a driver: nothing runs on the CPU instead.
+    with pytest.raises(RuntimeUnavailable, match="not CUDAExecutionProvider"):
+        open_serving_engine(bundle, num_threads=1, cache=cache)
+
+
+def test_onnx_runtime_for_processors_offers_no_gpu(bundle: Bundle) -> None:
+    assert cuda_candidate(bundle) == {}

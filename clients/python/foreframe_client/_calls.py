@@ -113,6 +113,7 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     tolerance: Optional[float] = None,
     strategy: Strategy = "sample",
     steps: Optional[int] = None,
+    guidance: Optional[float] = None,
     seed: Optional[int] = None,
     deadline_ms: Optional[int] = None,
     on_deadline: OnDeadline = "degrade",
@@ -128,7 +129,8 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     frames: context, oldest first, RGB 0..255. states: one row a context frame, physical units. future_states: up to
     horizon rows. observation: what `observe` returned, instead of frames and states. frame_indices: which of the
     frames 1..horizon to return, rising. ensemble: how many futures to draw; the reducer makes one of them. tolerance:
-    draw fewer once the mean's standard error (root mean square over pixels, white is 1) is at most this.
+    draw fewer once the mean's standard error (root mean square over pixels, white is 1) is at most this. guidance: how
+    far from what the model says when it is told nothing, where it can be; 1 is none.
     deadline_ms: budget for the whole call; each try is sent with what is left of it.
     model and camera: may be left out when there is only one.
 
@@ -143,7 +145,7 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
         "ensemble": wire.given(
             size=wire.whole("ensemble", ensemble), reducer=reducer, noise=noise, tolerance=tolerance
         ),
-        "sampling": wire.sampling(strategy, steps, seed),
+        "sampling": wire.sampling(strategy, steps, seed, guidance),
         "return": {"encoding": "raw", "variance": variance, "members": members},
         **wire.given(on_deadline=on_deadline, stream_id=stream_id, priority=priority, cache=cache, metadata=metadata),
     }
@@ -236,6 +238,7 @@ def score(  # noqa: PLR0913 - as for `predict`
     noise: Noise = "antithetic",
     strategy: Strategy = "sample",
     steps: Optional[int] = None,
+    guidance: Optional[float] = None,
     seed: Optional[int] = None,
     seed_policy: SeedPolicy = "shared",
     top_n: int = 1,
@@ -259,7 +262,7 @@ def score(  # noqa: PLR0913 - as for `predict`
         "objectives": write_objectives(objectives),
         "constraints": write_constraints(constraints),
         "ensemble": {"size": wire.whole("ensemble", ensemble), "reducer": reducer, "noise": noise},
-        "sampling": wire.sampling(strategy, steps, seed),
+        "sampling": wire.sampling(strategy, steps, seed, guidance),
         "seed_policy": seed_policy,
         "return": {"top_n": wire.whole("top_n", top_n), "frames": returned_frames, "encoding": "raw"},
         "priority": priority,

@@ -169,9 +169,10 @@ def optional_whole(name: str, value: object) -> Optional[int]:
     return None if value is None else whole(name, value)
 
 
-def sampling(strategy: str, steps: Optional[int], seed: Optional[int]) -> Dict[str, object]:
+def sampling(strategy: str, steps: Optional[int], seed: Optional[int], guidance: Optional[float]) -> Dict[str, object]:
     """Write how to sample. Raises InvalidRequest."""
-    return {"strategy": strategy, **given(steps=optional_whole("steps", steps), seed=optional_whole("seed", seed))}
+    counts = given(steps=optional_whole("steps", steps), seed=optional_whole("seed", seed))
+    return {"strategy": strategy, **counts, **given(guidance=guidance)}
 
 
 def clip(frames: UInt8[np.ndarray, "... h w 3"]) -> Dict[str, object]:

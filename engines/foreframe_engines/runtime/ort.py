@@ -13,6 +13,7 @@ from foreframe_engines.runtime.resident import DeviceBatch, Row, RowInputs
 from foreframe_engines.runtime.session import TensorSpec
 
 CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
 _ERROR_SEVERITY = 3
 _DTYPES = {"float": "float32", "double": "float64"}
 

@@ -1,13 +1,15 @@
-"""A toy pipeline and an adapter become a bundle that ONNX Runtime and torch run alike; once for all tests here."""
+"""A toy base is trained by the recipe, becomes a bundle, and is served; one bundle for all tests here."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from safetensors import safe_open
 
+from foreframe_client import Client
 from foreframe_engines import Bundle, EnsembleSpec, Query, Sampling, StateStatistics, Strategy
 from foreframe_engines.errors import BundleError, CheckpointError, RuntimeUnavailable
 from foreframe_engines.rollout import GraphRolloutEngine, open_rollout_engine
@@ -16,58 +18,58 @@ from foreframe_engines.solvers import Solver
 from foreframe_models import wan_bundle
 from foreframe_models.adapters import activate, attach, save_adapter, start_adapter
 from foreframe_models.checkpoints import load_rollout
+from foreframe_models.data.latent_clips import ClipPlan
 from foreframe_models.prompts import write_prompt
+from foreframe_models.recipes.accelerated import RunConfig
+from foreframe_models.recipes.flow_matching import FlowConfig
+from foreframe_models.recipes.wan_1x import ADAPTER_FILE, WanRecipe, WanRun
+from foreframe_models.recipes.wan_1x import WanSources as TrainingSources
 from foreframe_models.reference import open_reference_engine
 from foreframe_models.rollout import RolloutConfig
 from foreframe_models.state_branch import StateBranchConfig, full_rate_states
-from foreframe_models.testing import TOY_NUM_STATES, TOY_WAN, write_toy_pipeline
+from foreframe_models.testing import TOY_NUM_STATES, TOY_WAN, write_toy_pipeline, write_toy_shards
 from foreframe_models.wan_bundle import WanServing, WanSources, convert_wan
+from foreframe_server.cli.overrides import read_private
+from foreframe_server.cli.serving import running_server
 
 SERVING = WanServing(height=32, width=32, prompt_length=8, steps=3, solver=Solver.UNIPC, buckets=(1, 2))
 NUM_FRAMES = SERVING.context_frames + SERVING.horizon
 STATISTICS = StateStatistics(*(np.full(TOY_NUM_STATES, value, np.float32) for value in (0, 1, -3, 3, -2, 2)))
 
 
-def write_adapter(base: Path, out: Path, state: StateBranchConfig, num_rows: int) -> Path:
-    """Write an adapter that was not trained and yet acts: every tensor of it is moved at random."""
-    config = RolloutConfig(
-        state=state,
-        context_latents=2,
-        future_latents=4,
-        latent_size=(4, 4),
-        prompt_length=8,
-        num_state_rows=num_rows,
-    )
-    model = load_rollout(base, config, torch.float32)
-    attach(model, start_adapter(model, rank=2, alpha=2), "toy")
-    activate(model, "toy", is_trainable=True)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    save_adapter(model, out, None)
-    return out
+RECIPE = WanRecipe(
+    clip=ClipPlan(stride=8),
+    prompt_length=8,
+    state=StateBranchConfig(hidden=32),
+    lora_rank=2,
+    lora_alpha=2,
+    flow=FlowConfig(state_dropout=0.2),
+    run=RunConfig(steps=8, lr=0.05, batch_size=4, micro_batch_size=4),
+)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def wan_sources(tmp_path_factory: pytest.TempPathFactory) -> WanSources:
+    """Train an adapter for a few steps; the prompt is another than the empty one, so that all of it matters."""
     folder = tmp_path_factory.mktemp("wan")
-    base = write_toy_pipeline(folder / "base")
-    adapter = write_adapter(base, folder / "a.safetensors", StateBranchConfig(has_no_states_token=True), NUM_FRAMES)
+    base, data = write_toy_pipeline(folder / "base"), write_toy_shards(folder / "data", 160)
+    run = WanRun(RECIPE, TrainingSources(base, data), folder / "run")
+    losses = [*run.cache_latents(), *run.train()]
+    assert losses
+    run.close()
     prompt = folder / "prompt.safetensors"
     write_prompt(prompt, torch.randn(1, 8, TOY_WAN.text_dim, generator=torch.Generator().manual_seed(1)))
-    return WanSources(base, adapter, prompt)
+    return WanSources(base, folder / "run" / ADAPTER_FILE, prompt)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def wan_bundle_folder(wan_sources: WanSources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "wan"
     convert_wan(wan_sources, SERVING, STATISTICS, out)
     return out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engines(wan_bundle_folder: Path) -> tuple[GraphRolloutEngine, GraphRolloutEngine]:
     bundle = Bundle.open(wan_bundle_folder)
     return open_rollout_engine(bundle, num_threads=1), open_reference_engine(wan_bundle_folder)
@@ -156,9 +158,33 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_written(wan_source
 
 
 def test_a_branch_that_wants_a_row_of_states_for_every_camera_frame_cannot_be_served(wan_sources, tmp_path) -> None:
-    adapter = write_adapter(wan_sources.base, tmp_path / "full.safetensors", full_rate_states(), 77)
+    config = RolloutConfig(state=full_rate_states(), latent_size=(4, 4), prompt_length=8, num_state_rows=77)
+    model = load_rollout(wan_sources.base, config, torch.float32)
+    attach(model, start_adapter(model, rank=2, alpha=2), "full")
+    activate(model, "full")
+    save_adapter(model, tmp_path / "full.safetensors", None)
     with pytest.raises(CheckpointError, match="only branches that take one row a frame"):
-        convert_wan(replace(wan_sources, adapter=adapter), SERVING, STATISTICS, tmp_path / "out")
+        convert_wan(replace(wan_sources, adapter=tmp_path / "full.safetensors"), SERVING, STATISTICS, tmp_path / "out")
+
+
+def test_it_is_served_and_asked_as_any_model(wan_bundle_folder, engines, monkeypatch) -> None:
+    monkeypatch.setattr(structlog, "configure", lambda **_: None)  # this process keeps its logging
+    query = make_query(guidance=2.0, frame_indices=(16,), size=4)
+    with running_server(read_private(wan_bundle_folder)) as address, Client(address) as client:
+        answer = client.predict(
+            query.context,
+            query.states[:5],
+            query.states[5:],
+            frame_indices="last",
+            ensemble=4,
+            seed=7,
+            steps=3,
+            guidance=2.0,
+        )
+        model = client.models()[0]
+    assert (model.context_frames, model.horizon, model.document["sampler"]["solver"]) == (5, 16, "unipc")
+    assert answer.num_members == 4
+    np.testing.assert_array_equal(answer.frames, sample(engines[0], query).frames)
 
 
 def test_statistics_of_another_robot_are_refused(wan_sources, tmp_path) -> None:
