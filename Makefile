@@ -10,8 +10,9 @@ demo: .venv/serving
 serve: .venv/serving
 	.venv/bin/foreframe serve
 
+# Two processes, each with whole files, and one thread for each: so many share two cores without stealing each other's.
 test: lint check
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/dev
 	.venv/bin/mypy
