@@ -37,7 +37,9 @@ class JobStages:
 
     def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
         """Encode context frames (RGB 0..255), or find them encoded."""
-        digest = hashlib.sha256(f"{context.shape}".encode() + context.tobytes()).digest()
+        hashed = hashlib.sha256(f"{context.shape}".encode())
+        hashed.update(np.ascontiguousarray(context))
+        digest = hashed.digest()
         latents = self._contexts.get(digest)
         if latents is None:
             latents = self._engine.encode(context)
@@ -87,9 +89,9 @@ class JobStages:
         row = StepRow(self._engine.initial_latents(conditioning, noise), 1.0, 0.0, conditioning)
         for bucket in contract.buckets:
             self._engine.step([row] * bucket)
-        frames = range(1, contract.horizon + 1)
-        self._engine.decode([row.latents], frames)
-        self._time_decode([row.latents], frames)
+        frames, (finished,) = range(1, contract.horizon + 1), self._engine.step([row])
+        self._engine.decode([finished], frames)
+        self._time_decode([finished], frames)
         return self._time_steps(row)
 
     def _time_steps(self, row: StepRow) -> dict[int, float]:

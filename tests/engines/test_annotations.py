@@ -22,7 +22,8 @@ sampling, spec = ff.Sampling(ff.Strategy.SAMPLE, 2, 0), ff.EnsembleSpec(3, ff.Re
 
 
 def run_checked(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", PREAMBLE + code], capture_output=True, text=True, check=False)
+    # -B: what a hooked import imports in passing would be kept unchecked, where a later hook takes it for checked.
+    done = subprocess.run([sys.executable, "-B", "-c", PREAMBLE + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 

@@ -5,7 +5,8 @@ import sys
 
 
 def run_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    # -B: what a hooked import imports in passing would be kept unchecked, where a later hook takes it for checked.
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 
@@ -18,6 +19,7 @@ def test_importing_the_package_imports_no_world_and_no_torch() -> None:
 
 CHECKED = """
 import numpy as np
+import torch
 from jaxtyping import TypeCheckError, install_import_hook
 with install_import_hook(["foreframe_models.training.data", "foreframe_engines.episodes"], "beartype.beartype"):
     from foreframe_engines.episodes import Episode

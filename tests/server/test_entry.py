@@ -101,7 +101,7 @@ states = np.linspace(-1, 1, 36, dtype=np.float32).reshape(12, 3)
 query = Query("toy", context, states, (1, 2), Sampling(Strategy.SAMPLE, 4, 5), EnsembleSpec(12))
 assert cache_key(query, "engine").digest.hex() == "{cache_key(BASE, "engine").digest.hex()}"
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-B", "-c", code], check=True)
 
 
 @pytest.mark.parametrize("count", [1, 3, 32])
@@ -180,5 +180,5 @@ for wrong in (members.astype(np.float32), members[0]):
     except TypeCheckError:
         print("caught")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["caught", "caught"], done.stderr[-2000:]

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from foreframe_client import CapabilityMissing, Client, Objective
 from foreframe_engines import Bundle, open_likelihood_engine
 from foreframe_models.cosmos_toy import write_toy_archives
 from foreframe_models.data.token_shards import save_token_shard
 from foreframe_models.training.token_shards import cosmos_recipe
+from foreframe_server.cli.overrides import read_private
+from foreframe_server.cli.serving import running_server
 from foreframe_server.cli.train_tokens import Ask, change_recipe
 
 TINY = {
@@ -52,6 +55,22 @@ def test_shards_and_archives_become_a_bundle_that_tells_likelihoods(run_json, sh
     frames = np.random.default_rng(1).integers(0, 256, (17, 16, 16, 3), dtype=np.uint8)
     assert engine.tokenize(frames).shape == (3, 4)
     engine.close()
+    check_served(tmp_path / "bundle", frames)
+
+
+def check_served(bundle, frames):
+    """Ask a server of the bundle alone for likelihoods and a ranking, and for what it cannot do."""
+    rng = np.random.default_rng(2)
+    states = rng.standard_normal((17, 25)).astype(np.float32)
+    with running_server(read_private(bundle)) as address, Client(address) as client:
+        seen = client.likelihood(frames, states, frames[::-1].copy(), states)
+        plans = rng.standard_normal((3, 17, 25)).astype(np.float32)
+        ranked = client.score(frames, states, plans, objectives=[Objective.likelihood()])
+        with pytest.raises(CapabilityMissing):
+            client.predict(frames, states, states)
+    assert seen.tokens == 3 * 4
+    assert 0 < seen.nats_per_token < 100
+    assert len({candidate.cost for candidate in ranked.candidates}) == 3
 
 
 def test_a_run_goes_on_where_it_was(run_json, shards):
