@@ -249,6 +249,8 @@ def summarise(
     members: UInt8[np.ndarray, "k f h w 3"], frame_indices: Sequence[int], sampling: Sampling, ensemble: EnsembleSpec
 ) -> Prediction:
     """Make the prediction of members 0..k-1, with what their differences say."""
+    if len(members) == 1:
+        return _summarise_one(members, frame_indices, sampling, ensemble)
     statistics = EnsembleStatistics.of(members)
     variance = statistics.variance(ensemble.noise)
     is_mean = ensemble.reducer is Reducer.MEAN
@@ -263,4 +265,21 @@ def summarise(
         correlation=statistics.correlation(ensemble.noise),
         effective_members=statistics.effective_members(ensemble.noise),
         standard_error=statistics.standard_error(ensemble.noise),
+    )
+
+
+def _summarise_one(
+    members: UInt8[np.ndarray, "k f h w 3"], frame_indices: Sequence[int], sampling: Sampling, ensemble: EnsembleSpec
+) -> Prediction:
+    """Say of a single member what the statistics would say, without adding it up."""
+    variance = np.zeros(members.shape[1:-1], np.float32)
+    return Prediction(
+        frame_indices=tuple(frame_indices),
+        frames=members[0],
+        members=members,
+        variance=variance,
+        spread_per_frame=_spread_per_frame(variance),
+        sampling=sampling,
+        ensemble=ensemble,
+        effective_members=1.0 if ensemble.noise is NoisePlan.IID else None,
     )

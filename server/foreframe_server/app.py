@@ -6,10 +6,10 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 from fastapi import FastAPI
@@ -29,6 +29,7 @@ from foreframe_server.context_encoder import ContextEncoder
 from foreframe_server.cost_model import CostModel
 from foreframe_server.device import DeviceThread
 from foreframe_server.errors import NotReady
+from foreframe_server.kserve_schemas import InferReply, InferRequest, TensorProblem
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
@@ -37,16 +38,45 @@ from foreframe_server.observation_schemas import ObservationReply, ObservationRe
 from foreframe_server.problems import HANDLERS
 from foreframe_server.progress_schemas import AcceptedEvent, EstimateEvent, UpdateEvent
 from foreframe_server.realtime_schemas import RealtimeReply, RealtimeRequest
-from foreframe_server.routes import likelihoods, models, observations, operations, predictions, realtime, scores
+from foreframe_server.routes import (
+    kserve,
+    likelihoods,
+    models,
+    observations,
+    openpi,
+    operations,
+    predictions,
+    realtime,
+    scores,
+    sessions,
+)
 from foreframe_server.routes.host import Host, HostedModel
 from foreframe_server.scheduler import Scheduler
-from foreframe_server.schemas import PredictionReply, PredictionRequest, Problem, StateCheckRequest
+from foreframe_server.schemas import PredictionReply, PredictionRequest, Problem
 from foreframe_server.score_schemas import ScoreReply, ScoreRequest
 from foreframe_server.score_service import ScoreService
-from foreframe_server.service import PredictionService
+from foreframe_server.service import OnAnswer, PredictionService, ignore_answer
+from foreframe_server.session_clips import ShippedClips
+from foreframe_server.session_schemas import (
+    PushReply,
+    PushRequest,
+    ResetRequest,
+    RollbackRequest,
+    SessionReply,
+    SessionRequest,
+    StepReply,
+    StepRequest,
+)
+from foreframe_server.session_service import SessionService
+from foreframe_server.session_store import SessionLimits, SessionStore
 from foreframe_server.settings import EngineSettings, SchedulerSettings, Settings
+from foreframe_server.shared_sessions import SharedSessions
+from foreframe_server.state_check_schemas import StateCheckRequest
 from foreframe_server.token_reader import TokenReader
 from foreframe_server.worker import EngineWorker
+
+if TYPE_CHECKING:
+    from foreframe_server.recording.recorder import Recorder
 
 OPENAPI_PATH = Path(__file__).parent.parent / "openapi.json"
 _API_VERSION = "1"
@@ -68,6 +98,8 @@ class _Running:
     worker: EngineWorker | None = None
     reader: TokenReader | None = None
     service: PredictionService | None = None
+    sessions: SessionService | None = None
+    recorder: "Recorder | None" = None
     handover: asyncio.Task[None] | None = None
 
 
@@ -82,6 +114,8 @@ class OpenedEngines:
     rollout: RolloutEngine | None = None
     likelihood: LikelihoodEngine | None = None
     calibration: Calibration | None = None
+    folder: Path | None = None
+    """The bundle's, where clips lie beside the model."""
 
     @property
     def contract(self) -> Contract:
@@ -115,15 +149,26 @@ class _DescribedApp(FastAPI):
                 (PredictionRequest, "validation"),
                 (ScoreRequest, "validation"),
                 (StateCheckRequest, "validation"),
+                (InferRequest, "validation"),
                 (AcceptedEvent, "serialization"),
                 (EstimateEvent, "serialization"),
+                (InferReply, "serialization"),
                 (LikelihoodReply, "serialization"),
                 (ObservationReply, "serialization"),
                 (PredictionReply, "serialization"),
                 (Problem, "serialization"),
+                (PushReply, "serialization"),
+                (PushRequest, "validation"),
                 (RealtimeReply, "serialization"),
                 (RealtimeRequest, "validation"),
+                (ResetRequest, "validation"),
+                (RollbackRequest, "validation"),
                 (ScoreReply, "serialization"),
+                (SessionReply, "serialization"),
+                (SessionRequest, "validation"),
+                (StepReply, "serialization"),
+                (StepRequest, "validation"),
+                (TensorProblem, "serialization"),
                 (UpdateEvent, "serialization"),
             ],
             ref_template="#/components/schemas/{model}",
@@ -147,7 +192,8 @@ def create_app(settings: Settings, open_engines: OpenEngines | None = None) -> F
         lifespan=partial(_lifespan, open_engines=open_engines or open_bundle),
     )
     app.state.host = host
-    for module in (predictions, likelihoods, scores, observations, realtime, models, operations):
+    native = (predictions, likelihoods, scores, observations, sessions, realtime, models)
+    for module in (*native, openpi, kserve, operations):
         app.include_router(module.router)
     http = settings.http
     app.add_middleware(BodyBounds, max_body_bytes=http.max_body_bytes, body_timeout_s=http.body_timeout_s)
@@ -207,7 +253,12 @@ async def _start(host: Host, running: _Running, open_engines: OpenEngines) -> No
             opened.rollout,
             engine_fingerprint=opened.fingerprint,
             determinism=determinism,
+            on_answer=_record_answers(host, running, opened.contract),
         )
+        host.clips = ShippedClips(opened.folder)
+        running.sessions = host.sessions = _build_sessions(host, running.service, running.worker, opened.fingerprint)
+    elif host.settings.recording.folder is not None:
+        _log.warning("nothing is recorded, as the model predicts nothing")
     host.metrics.describe_model(opened.contract, determinism)
     host.model = HostedModel(opened.contract, determinism)
     _log.info("ready", model=opened.contract.model, revision=opened.contract.revision)
@@ -246,6 +297,35 @@ def _build_scheduler(limits: SchedulerSettings, contract: Contract) -> Scheduler
     )
 
 
+def _record_answers(host: Host, running: _Running, contract: Contract) -> OnAnswer:
+    """Start to record answers, where the settings name a folder."""
+    settings = host.settings.recording
+    if settings.folder is None:
+        return ignore_answer
+    from foreframe_server.recording.recorder import Recorder  # noqa: PLC0415 - needs what comes with an extra
+
+    running.recorder = Recorder(settings.folder, contract, host.metrics, settings)
+    running.recorder.start()
+    return running.recorder.offer
+
+
+def _build_sessions(
+    host: Host, predictions: PredictionService, worker: EngineWorker, fingerprint: str
+) -> SessionService:
+    settings, cache = host.settings.sessions, host.settings.cache
+    limits = SessionLimits(**{field.name: getattr(settings, field.name) for field in fields(SessionLimits)})
+    shared = None
+    if settings.is_shared and cache.redis_url is not None and cache.secret is not None:
+        shared = SharedSessions.connect(
+            cache.redis_url.get_secret_value(),
+            host.metrics,
+            secret=cache.secret.get_secret_value().encode(),
+            fingerprint=fingerprint,
+        )
+    store = SessionStore(limits, host.metrics, time.monotonic)
+    return SessionService(predictions, worker, store, host.metrics, shared=shared)
+
+
 def _build_reader(host: Host, device: DeviceThread, engine: LikelihoodEngine) -> TokenReader:
     limits = host.settings.scheduler
     return TokenReader(
@@ -262,7 +342,7 @@ def open_bundle(settings: EngineSettings) -> OpenedEngines:
         rollout = open_serving_engine(bundle, num_threads=settings.num_threads, cache=cache)
     if bundle.contract.tokens is not None:
         likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
-    return OpenedEngines(bundle.digest, rollout, likelihood, bundle.calibration)
+    return OpenedEngines(bundle.digest, rollout, likelihood, bundle.calibration, bundle.path)
 
 
 def given(
@@ -293,6 +373,10 @@ async def _stop(host: Host, running: _Running, starting: asyncio.Task[None]) -> 
         await running.device.join()
     if running.service is not None:
         await running.service.close()
+    if running.sessions is not None:
+        await running.sessions.close()
+    if running.recorder is not None:
+        await asyncio.to_thread(running.recorder.close)
     await running.cache.close()
 
 

@@ -55,7 +55,7 @@ def cache_key(query: Query, engine_fingerprint: str, tenant: str = "") -> CacheK
     return CacheKey(digest.digest())
 
 
-def _key_parts(query: Query, engine_fingerprint: str, tenant: str) -> Iterator[bytes]:
+def _key_parts(query: Query, engine_fingerprint: str, tenant: str) -> Iterator[bytes | memoryview]:
     yield from (b"foreframe members", str(SCHEMA_VERSION).encode(), tenant.encode())
     yield from (engine_fingerprint.encode(), query.model.encode())
     for record in (query.sampling, query.ensemble):
@@ -63,7 +63,8 @@ def _key_parts(query: Query, engine_fingerprint: str, tenant: str) -> Iterator[b
             yield from (name.encode(), str(getattr(record, name)).encode())
     yield ",".join(map(str, query.frame_indices)).encode()
     for array in (query.context, query.states):
-        yield from (array.dtype.str.encode(), str(array.shape).encode(), array.tobytes())
+        yield from (array.dtype.str.encode(), str(array.shape).encode())
+        yield np.ascontiguousarray(array).data.cast("B")
 
 
 def encode_entry(key: CacheKey, members: Members, secret: bytes) -> bytes:

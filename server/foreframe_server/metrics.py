@@ -22,6 +22,7 @@ ROUTES: Final = frozenset(
         "/healthz",
         "/metrics",
         "/openapi.json",
+        "/openpi/policy",
         "/readyz",
         "/v1/likelihoods",
         "/v1/limits",
@@ -31,14 +32,39 @@ ROUTES: Final = frozenset(
         "/v1/observations/{id}",
         "/v1/predictions",
         "/v1/realtime",
+        "/v1/realtime/robot/openpi",
         "/v1/scores",
+        "/v1/sessions",
+        "/v1/sessions/{id}",
+        "/v1/sessions/{id}/forks",
+        "/v1/sessions/{id}/observations",
+        "/v1/sessions/{id}/reset",
+        "/v1/sessions/{id}/rollback",
+        "/v1/sessions/{id}/steps",
         "/v1/state-schemas",
         "/v1/state-schemas/{name}",
         "/v1/state-schemas/{name}/check",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/stats",
+        "/v2/models/{name}",
+        "/v2/models/{name}/config",
+        "/v2/models/{name}/infer",
+        "/v2/models/{name}/ready",
+        "/v2/models/{name}/stats",
+        "/v2/models/{name}/versions/{version}",
+        "/v2/models/{name}/versions/{version}/config",
+        "/v2/models/{name}/versions/{version}/infer",
+        "/v2/models/{name}/versions/{version}/ready",
+        "/v2/models/{name}/versions/{version}/stats",
+        "/v2/repository/index",
         "/version",
     }
 )
-CODE_LABELS: Final = frozenset({"ok", "not_found", "method_not_allowed", *(error.code for error in CODES)})
+CODE_LABELS: Final = frozenset(
+    {"ok", "not_found", "method_not_allowed", "extension_missing", *(error.code for error in CODES)}
+)
 _RECORDS: Final = (Timings, ReadTimings, ScoreTimings, HoldTimings)
 STAGES: Final = frozenset(field.name for record in _RECORDS for field in fields(record)) - {"step_batch_mean", "cold"}
 WIRE_STAGES: Final = frozenset({"receive", "decode", "respond", "total"})
@@ -51,10 +77,15 @@ CACHE_EVENTS: Final = frozenset(
     | {"leased", "awaited"}
 )
 CANCEL_STAGES: Final = frozenset({"queue", "denoise"})
+SESSION_EVENTS: Final = frozenset(
+    {"created", "forked", "deleted", "expired", "evicted", "resumed", "shared", "not_shared", "corrupt"}
+)
+RECORDING_RESULTS: Final = frozenset({"written", "dropped", "full", "failed"})
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BITS: Final = (0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16)
+_DECIBELS: Final = (10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 40, 50)
 _POWERS: Final = (1, 2, 4, 8, 16, 32, 64)
 _BUSY_WINDOW_S: Final = 10.0
 
@@ -72,6 +103,7 @@ class Metrics:
         self._add_request_series()
         self._add_engine_series()
         self._add_outcome_series()
+        self._add_session_series()
 
     def _add_request_series(self) -> None:
         registry = self.registry
@@ -112,8 +144,23 @@ class Metrics:
         )
         self._superseded = Counter("foreframe_superseded", "Jobs replaced by a newer one.", registry=registry)
         self._cancelled = Counter("foreframe_cancelled", "Jobs nobody waited for.", ["stage"], registry=registry)
+        self._recordings = Counter("foreframe_recordings", "Answers to record.", ["result"], registry=registry)
         self._rejected = Counter(
             "foreframe_rejected", "Calls that got an error instead of an answer.", ["reason"], registry=registry
+        )
+
+    def _add_session_series(self) -> None:
+        registry = self.registry
+        self._sessions = Gauge("foreframe_sessions", "Sessions held.", registry=registry)
+        self._session_bytes = Gauge("foreframe_session_bytes", "Memory that they hold.", registry=registry)
+        self._session_events = Counter(
+            "foreframe_session_events", "What became of sessions.", ["event"], registry=registry
+        )
+        self._psnr = Histogram(
+            "foreframe_prediction_psnr_db",
+            "Of a session's predictions against the frames that arrived.",
+            buckets=_DECIBELS,
+            registry=registry,
         )
 
     def describe_model(self, contract: Contract, determinism: str) -> None:
@@ -161,6 +208,19 @@ class Metrics:
         self._observations.set(count)
         self._observation_bytes.set(num_bytes)
 
+    def observe_sessions(self, count: int, num_bytes: int) -> None:
+        """Say how many sessions are held, and their memory, what they share counted once."""
+        self._sessions.set(count)
+        self._session_bytes.set(num_bytes)
+
+    def count_session(self, event: str) -> None:
+        """Count what became of a session. event: created, forked, deleted, expired, evicted, resumed, shared, ..."""
+        self._session_events.labels(_closed(event, SESSION_EVENTS)).inc()
+
+    def observe_psnr(self, decibels: float) -> None:
+        """Record how near a predicted frame was to the one that arrived."""
+        self._psnr.observe(decibels)
+
     def observe_queue(self, seconds: float, error_ratio: float) -> None:
         """Say how many seconds of predicted work wait, and how far predictions of forwards have been off."""
         self._queue_seconds.set(seconds)
@@ -187,6 +247,10 @@ class Metrics:
     def count_cancelled(self, stage: str) -> None:
         """Count a job that nobody waits for any more. stage: queue, denoise."""
         self._cancelled.labels(_closed(stage, CANCEL_STAGES)).inc()
+
+    def count_recording(self, result: str) -> None:
+        """Count an answer that was to be recorded. result: written, dropped, full, failed."""
+        self._recordings.labels(_closed(result, RECORDING_RESULTS)).inc()
 
     def count_rejected(self, reason: str) -> None:
         """Count a call that got an error instead of an answer. reason: the error's code."""

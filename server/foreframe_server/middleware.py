@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from foreframe_server.calls import REQUEST_ID
 from foreframe_server.errors import PayloadTooLarge, RequestTimeout, ServiceError, UnsupportedMedia
 from foreframe_server.metrics import Metrics
-from foreframe_server.problems import NotFound, closing_messages, problem_response, unexpected_error
+from foreframe_server.problems import NotFound, closing_messages, error_response, unexpected_error
 
 _REQUEST_ID = re.compile(REQUEST_ID)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -116,7 +116,7 @@ class RequestLog:
         error = unexpected_error()
         visit.scope["state"]["problem_code"] = error.code
         if visit.status == 0:
-            await problem_response(error, visit.request_id)(visit.scope, receive, visit.relay)
+            await error_response(error, visit.scope)(visit.scope, receive, visit.relay)
         elif visit.is_websocket():
             with contextlib.suppress(OSError, RuntimeError):  # it may be closed already
                 for message in closing_messages(error):
@@ -154,7 +154,7 @@ class BodyBounds:
         error = self._refusal(Headers(scope=scope))
         if error is not None:
             scope["state"]["problem_code"] = error.code
-            await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         await self._app(scope, _BoundedReceive(receive, self._max_body_bytes, self._body_timeout_s), send)
 

@@ -17,6 +17,7 @@ from foreframe_engines.types import Latents, TokenContext
 from foreframe_server.calls import HoldTimings
 from foreframe_server.errors import Gone, Reason, TooExpensive
 from foreframe_server.lru import LruBytes
+from foreframe_server.state_layout import AS_THE_SCHEMA, StateLayout
 
 _ID_BYTES = 18
 
@@ -28,13 +29,14 @@ class StoredObservation:
     """What a robot saw and did, and what each loaded model made of it.
 
     frames: uint8 RGB 0..255, oldest first. states: float32, physical units, one row a frame. latents: of the last
-    frames, as many as the rollout model takes.
+    frames, as many as the rollout model takes. layout: how the states were written when they came.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
     states: Float32[np.ndarray, "t n"]
     latents: Latents | None = None
     tokens: TokenContext | None = None
+    layout: StateLayout = AS_THE_SCHEMA
 
     @property
     def num_bytes(self) -> int:

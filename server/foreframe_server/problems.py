@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from foreframe_server.errors import InvalidRequest, NotReady, PayloadTooLarge, Reason, ServiceError
 
@@ -21,6 +21,7 @@ _MAX_TEXT = 240
 _CLOSING = frozenset({408, 413})
 _CLOSE_CODES = {PayloadTooLarge.code: 1009, NotReady.code: 1013}
 _INTERNAL_ERROR = 1011
+_TENSOR_DOOR = "/v2/"
 _TYPE = "urn:foreframe:problem:"
 
 
@@ -41,15 +42,43 @@ def unexpected_error() -> ServiceError:
     return ServiceError("The server failed; the request id finds the cause in its log.")
 
 
+def error_response(error: ServiceError, scope: Scope) -> Response:
+    """Write an error as a reply, in the form of the door that the path leads to."""
+    if f"{scope['path']}/".startswith(_TENSOR_DOOR):
+        return Response(_json(tensor_error(error)), error.status, _headers(error), "application/json")
+    return problem_response(error, scope["state"]["request_id"])
+
+
 def problem_response(error: ServiceError, request_id: str) -> Response:
-    """Write an error as a reply."""
+    """Write an error as a problem document."""
+    return Response(_json(problem_document(error, request_id)), error.status, _headers(error), MEDIA_TYPE)
+
+
+def _headers(error: ServiceError) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
     if error.status in _CLOSING:
         # The rest of the body is not read, so nothing after it on this connection could be.
         headers["Connection"] = "close"
-    return Response(_json(problem_document(error, request_id)), error.status, headers, MEDIA_TYPE)
+    return headers
+
+
+def tensor_error(error: ServiceError) -> dict[str, object]:
+    """Write an error as KServe has it: one text, which begins with the code. Its JSON is at most 4 KiB long."""
+    sentences = [_sentence(reason) for reason in error.reasons[:MAX_REASONS]]
+    while True:
+        text = " ".join([f"{error.code}: {error.detail[:_MAX_TEXT]}", *sentences])
+        document: dict[str, object] = {"error": text, "code": error.code}
+        if len(_json(document)) <= MAX_PROBLEM_BYTES or not sentences:
+            return document
+        sentences.pop()
+
+
+def _sentence(reason: Reason) -> str:
+    parts = _short(reason)
+    facts = ", ".join(f"{name} {parts[name]}" for name in ("expected", "received") if name in parts)
+    return f"{parts['pointer']} {parts['message']}{f' ({facts})' if facts else ''}.".lstrip()
 
 
 def closing_messages(error: ServiceError) -> list[Message]:
@@ -96,7 +125,7 @@ def _short(reason: Reason) -> Mapping[str, str]:
 
 def _answer(request: Request, error: ServiceError) -> Response:
     request.state.problem_code = error.code
-    return problem_response(error, request.state.request_id)
+    return error_response(error, request.scope)
 
 
 async def _on_service_error(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ from foreframe_server.observation_schemas import ObservationReply
 from foreframe_server.progress_schemas import AcceptedEvent, EstimateEvent, UpdateEvent
 from foreframe_server.schemas import ModelContract, PredictionReply, Problem, WireReply, WireRequest
 from foreframe_server.score_schemas import ScoreReply
+from foreframe_server.session_schemas import SessionId, SessionReply, StepReply
 
 RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 
@@ -22,6 +23,8 @@ class MessageKind(StrEnum):
     SCORE = "score"
     LIKELIHOOD = "likelihood"
     OBSERVE = "observe"
+    STEP = "step"
+    RESET = "reset"
     CANCEL = "cancel"
     PING = "ping"
 
@@ -44,6 +47,12 @@ class PredictOptions(WireRequest):
     progress: bool = Field(default=False, description="Tell of it as it grows: accepted, estimate, update, done.")
 
 
+class SessionName(WireRequest):
+    """Which session a `step` or a `reset` is of; a `reset` without one starts a session."""
+
+    session_id: SessionId | None = None
+
+
 class CancelRequest(WireRequest):
     """Nothing beside the id: it is that of the request to cancel."""
 
@@ -60,8 +69,12 @@ class PongReply(WireReply):
     payload: object
 
 
-class RealtimeRequest(MessageId, MessageType, PredictOptions):
-    """A message to the server: a msgpack map that holds the fields of its request too. `progress` is of `predict`."""
+class RealtimeRequest(MessageId, MessageType, PredictOptions, SessionName):
+    """A message to the server: a msgpack map that holds the fields of its request too.
+
+    `progress` is of `predict`, `session_id` of `step` (a StepRequest) and `reset` (a ResetRequest, or without a session
+    a SessionRequest, which starts one).
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -76,5 +89,5 @@ class RealtimeReply(WireReply):
     )
     body: (
         ModelContract | AcceptedEvent | EstimateEvent | UpdateEvent | PredictionReply | ScoreReply | LikelihoodReply
-        | ObservationReply | Problem | PongReply
+        | ObservationReply | StepReply | SessionReply | Problem | PongReply
     )  # fmt: skip

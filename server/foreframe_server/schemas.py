@@ -65,6 +65,12 @@ _IDS_SCHEMA = {
     "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
     "description": f"Ids of tokens, one row a grid, oldest first. {_ARRAY_NOTE} int32 or int64 `g s`.",
 }
+UNITS_NOTE = (
+    "The unit of each number of a row, in the row's order; converted to the schema's where it is another of the same "
+    "quantity: rad and deg; m, cm and mm; 1 and %; their rates a second."
+)
+Names = Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=1024)]
+Units = Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=1024)]
 Scalar = str | int | FiniteFloat | bool | None
 Frames = Annotated[object, PlainValidator(_pass), WithJsonSchema(_FRAMES_SCHEMA)]
 Blob = Annotated[object, PlainValidator(_pass), WithJsonSchema(_BLOB_SCHEMA)]
@@ -143,13 +149,22 @@ class CameraClip(WireRequest):
 
 
 class ObservedState(WireRequest):
-    """The states that belong to the context frames, in physical units."""
+    """The states that belong to the frames, in physical units.
 
-    schema_name: str | None = Field(default=None, alias="schema", max_length=128)
-    values: Rows
-    units: list[str] | None = Field(
-        default=None, max_length=1024, description="The unit of each number; must equal the schema's."
+    How an observation's rows are written holds for every state of the request: its future, candidates and goals too.
+    """
+
+    schema_name: str | None = Field(
+        default=None,
+        alias="schema",
+        max_length=128,
+        description="The model's state schema, or a registered one whose numbers have the same names.",
     )
+    values: Rows
+    names: Names | None = Field(
+        default=None, description="The name of each number of a row, in any order; absent: the schema's order."
+    )
+    units: Units | None = Field(default=None, description=f"{UNITS_NOTE} Absent: the schema's.")
 
 
 class Observation(WireRequest):
@@ -160,7 +175,7 @@ class Observation(WireRequest):
 
 
 class FutureStates(WireRequest):
-    """What the robot would do: row k conditions predicted frame k, from 1."""
+    """What the robot would do: row k conditions predicted frame k, from 1. Written as the observation's states."""
 
     kind: Literal["state"] = "state"
     values: Rows
@@ -223,12 +238,6 @@ class PredictionRequest(WireRequest):
     cache: Annotated[CachePolicy, Field(strict=False)] = CachePolicy.USE
     client_time: FiniteFloat | None = Field(default=None, description="Echoed.")
     metadata: dict[str, Scalar] | None = Field(default=None, max_length=16, description="Echoed.")
-
-
-class StateCheckRequest(WireRequest):
-    """Rows of states to try against a schema."""
-
-    values: Rows
 
 
 class Warned(WireReply):
@@ -399,34 +408,6 @@ class ModelList(WireReply):
     models: list[ModelContract]
 
 
-class StateSchemaReply(WireReply):
-    """The state vector: one entry a dimension; `mean`, `std`, `low`, `high` are of the training data."""
-
-    name: str
-    dim: int
-    names: list[str]
-    units: list[str]
-    mean: list[float]
-    std: list[float]
-    low: list[float]
-    high: list[float]
-
-
-class StateSchemaList(WireReply):
-    """Every state schema that a loaded model uses."""
-
-    state_schemas: list[StateSchemaReply]
-
-
-class StateCheckReply(WireReply):
-    """The rows fit the schema; what is odd about them stands in `warnings`."""
-
-    name: str
-    rows: int
-    dim: int
-    warnings: list[Warned]
-
-
 class Health(WireReply):
     """Whether the process lives, and whether it can serve."""
 
@@ -458,6 +439,11 @@ class Limits(WireReply):
     observation_ttl_s: float
     max_observation_ttl_s: float
     max_observation_bytes: int = Field(description="Of all uploaded observations together.")
+    session_ttl_s: float = Field(description="After its last use.")
+    max_session_ttl_s: float
+    max_sessions: int
+    max_session_bytes: int = Field(description="Of one session.")
+    max_step_rows: int = Field(description="State rows of one step of a session.")
     max_error_bytes: int
     max_errors: int
 

@@ -96,6 +96,14 @@ class Watch(Protocol):
         """Hear of an improvement, after it was accepted."""
 
 
+OnAnswer = Callable[[Query, Call, Answer], None]
+"""Hears of every answer, whatever door asked; must not wait."""
+
+
+def ignore_answer(_query: Query, _call: Call, _answer: Answer) -> None:
+    """Hear of an answer in vain."""
+
+
 class PredictionService:
     """Answers queries about one rollout model.
 
@@ -113,6 +121,7 @@ class PredictionService:
         *,
         engine_fingerprint: str,
         determinism: str | None = None,
+        on_answer: OnAnswer = ignore_answer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.contract: Contract = engine.contract
@@ -121,6 +130,7 @@ class PredictionService:
         self._cache = cache
         self._metrics = metrics
         self._fingerprint = f"{engine_fingerprint} {self.determinism}"
+        self._on_answer = on_answer
         self._clock = clock
         self._summaries = Summaries()
         self._reply_s = SlowQuantile()
@@ -146,6 +156,7 @@ class PredictionService:
             self._count_refusal(error)
             raise
         self._count_answer(answer, call)
+        self._on_answer(query, call, answer)
         return answer
 
     def observe_reply(self, seconds: float) -> None:

@@ -102,10 +102,37 @@ class ObservationSettings(_Group):
     max_bytes: int = Field(default=256 * 2**20, ge=0, description="Memory of all uploaded observations.")
 
 
+class SessionSettings(_Group):
+    """Stateful rollouts."""
+
+    ttl_s: float = Field(default=600.0, gt=0, description="Time after its last use at which a session is forgotten.")
+    max_ttl_s: float = Field(default=3600.0, gt=0, description="Longest such time that a request may ask for.")
+    max_sessions: int = Field(default=1024, ge=1, description="Sessions held at once.")
+    max_bytes: int = Field(default=512 * 2**20, ge=0, description="Memory of all sessions, shared memory once.")
+    max_session_bytes: int = Field(default=256 * 2**20, ge=0, description="Memory of one session.")
+    history_bytes: int = Field(
+        default=16 * 2**20, ge=0, description="Memory of one session's predictions that it can roll back to."
+    )
+    max_step_rows: int = Field(default=256, ge=1, le=4096, description="State rows of one step.")
+    is_shared: bool = Field(
+        default=False, description="Keep sessions in the cache's Redis too, so that another server can go on."
+    )
+
+
 class ScoreSettings(_Group):
     """Candidate plans that are ranked."""
 
     max_jobs: int = Field(default=8, ge=1, le=256, description="Candidates of one call in the device's queue at once.")
+
+
+class RecordingSettings(_Group):
+    """What was asked and answered, as files."""
+
+    folder: Path | None = Field(default=None, description="Folder to record every prediction into; none is nowhere.")
+    max_pending_bytes: int = Field(
+        default=256 * 2**20, ge=2**20, description="Memory of what waits to be written; more is dropped."
+    )
+    max_bytes: int = Field(default=10 * 2**30, ge=2**20, description="What one run writes at most; more is dropped.")
 
 
 class LimitSettings(_Group):
@@ -129,7 +156,9 @@ class Settings(BaseSettings):
     scheduler: SchedulerSettings = SchedulerSettings()
     cache: CacheSettings = CacheSettings()
     observations: ObservationSettings = ObservationSettings()
+    sessions: SessionSettings = SessionSettings()
     scores: ScoreSettings = ScoreSettings()
+    recording: RecordingSettings = RecordingSettings()
     limits: LimitSettings = LimitSettings()
 
 

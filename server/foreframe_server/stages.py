@@ -38,7 +38,7 @@ class JobStages:
     def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
         """Encode context frames (RGB 0..255), or find them encoded."""
         hashed = hashlib.sha256(f"{context.shape}".encode())
-        hashed.update(np.ascontiguousarray(context))
+        hashed.update(np.ascontiguousarray(context).data)
         digest = hashed.digest()
         latents = self._contexts.get(digest)
         if latents is None:

@@ -254,7 +254,8 @@ def test_both_clients_have_the_same_methods_and_arguments():
     names = {name for name in vars(Client) if not name.startswith("_")}
     assert names == {name for name in vars(AsyncClient) if not name.startswith("_")}
     for name in names:
-        assert inspect.signature(getattr(Client, name)) == inspect.signature(getattr(AsyncClient, name))
+        one, other = (str(inspect.signature(getattr(client, name))) for client in (Client, AsyncClient))
+        assert one == other.replace("AsyncSession", "Session")
 
 
 def test_signatures_show_what_callers_see():

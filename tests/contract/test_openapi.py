@@ -44,6 +44,13 @@ def test_the_framework_s_own_error_page_is_not_promised(document):
         "/v1/likelihoods",
         "/v1/observations",
         "/v1/observations/{id}",
+        "/v1/sessions",
+        "/v1/sessions/{id}",
+        "/v1/sessions/{id}/steps",
+        "/v1/sessions/{id}/observations",
+        "/v1/sessions/{id}/forks",
+        "/v1/sessions/{id}/rollback",
+        "/v1/sessions/{id}/reset",
         "/v1/models",
         "/v1/models/{id}",
         "/v1/state-schemas",
@@ -95,14 +102,18 @@ def test_the_websocket_s_messages_are_described(document):
 
     assert named == {"RealtimeRequest", "RealtimeReply"}
     assert named <= set(document["components"]["schemas"])
-    assert kinds == ["predict", "score", "likelihood", "observe", "cancel", "ping"]
+    assert kinds == ["predict", "score", "likelihood", "observe", "step", "reset", "cancel", "ping"]
 
 
 @pytest.mark.parametrize("path", ["/v1/likelihoods", "/v1/observations"])
 def test_documents_go_in_and_come_back(document, path):
     operation = document["paths"][path]["post"]
 
-    assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"}
+    assert set(operation["requestBody"]["content"]) == {
+        "application/json",
+        "application/msgpack",
+        "multipart/form-data",
+    }
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/msgpack"}
     assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}
 
@@ -117,7 +128,11 @@ def test_bits_are_said_to_be_of_ids(document):
 def test_predictions_take_and_give_what_the_wire_says(document):
     operation = document["paths"]["/v1/predictions"]["post"]
 
-    assert set(operation["requestBody"]["content"]) == {"application/json", "application/msgpack"}
+    assert set(operation["requestBody"]["content"]) == {
+        "application/json",
+        "application/msgpack",
+        "multipart/form-data",
+    }
     assert set(operation["responses"]["200"]["content"]) == {
         "application/json", "application/msgpack", "video/mp4", "image/png", "image/webp", "text/event-stream",
     }  # fmt: skip

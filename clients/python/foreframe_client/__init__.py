@@ -1,6 +1,7 @@
 """Ask a foreframe server what a robot will see: numpy arrays in, numpy arrays out."""
 
 from foreframe_client._async_client import AsyncClient, AsyncHeldObservation
+from foreframe_client._async_session import AsyncSession
 from foreframe_client._client import Client, HeldObservation
 from foreframe_client._errors import (
     CameraMissing,
@@ -37,6 +38,8 @@ from foreframe_client._errors import (
 )
 from foreframe_client._resize import resize_with_pad
 from foreframe_client._retry import RetryPolicy
+from foreframe_client._session import Session
+from foreframe_client._session_types import Compared, SessionStatus, Shadow, StepPrediction
 from foreframe_client._types import (
     Camera,
     CandidateScore,
@@ -60,12 +63,14 @@ from foreframe_client._version import __version__
 __all__ = [
     "AsyncClient",
     "AsyncHeldObservation",
+    "AsyncSession",
     "Camera",
     "CameraMissing",
     "Cancelled",
     "CandidateScore",
     "CapabilityMissing",
     "Client",
+    "Compared",
     "ConnectionFailed",
     "Constraint",
     "ConstraintValue",
@@ -97,9 +102,13 @@ __all__ = [
     "RetryPolicy",
     "Scores",
     "ServerError",
+    "Session",
+    "SessionStatus",
+    "Shadow",
     "StateDimMismatch",
     "StateSchema",
     "StepOutOfOrder",
+    "StepPrediction",
     "Superseded",
     "Surprise",
     "TimedOut",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, AsyncGenerator, Awaitable, Callable, Coro
 import httpx
 
 from foreframe_client import _calls as calls
+from foreframe_client._async_session import AsyncSession
+from foreframe_client._encodings import FrameEncoding, check_encoding
 from foreframe_client._errors import TransportError
 from foreframe_client._http import (
     failure_of,
@@ -23,6 +25,7 @@ from foreframe_client._http import (
 )
 from foreframe_client._progress import Hearing, streamed
 from foreframe_client._retry import RetryPolicy
+from foreframe_client._session_calls import OpenSession, open_session
 from foreframe_client._types import Observation, Progress
 
 if TYPE_CHECKING:
@@ -56,6 +59,19 @@ def _holding(
         return AsyncHeldObservation(held.id, held.expires_in_s, held.model, self)
 
     call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+def _opening(
+    flow: Callable[Concatenate[calls.Session, _P], calls.Flow[OpenSession]],
+) -> Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, AsyncSession]]:
+    """Make a coroutine method that drives a flow to its end and gives the session that it opened."""
+
+    @functools.wraps(flow)
+    async def call(self: AsyncClient, /, *args: _P.args, **kwargs: _P.kwargs) -> AsyncSession:
+        return AsyncSession(await self._run(flow(self._session, *args, **kwargs)), self._run)
+
+    call.__signature__ = method_signature(flow).replace(return_annotation="AsyncSession")  # type: ignore[attr-defined]
     return call
 
 
@@ -94,20 +110,22 @@ class AsyncHeldObservation(Observation):
 class AsyncClient:
     """Talks to one server and keeps its connections open; close it, or use it as an async context manager.
 
-    `timeout_s` bounds the wait for an answer of a call without a deadline.
+    `timeout_s` bounds the wait for an answer of a call without a deadline. `encoding` is how frames are sent; `jpeg`
+    and `mp4` are small and lose a little, and need the extra `pictures`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each with its default
         self,
         base_url: str = "http://127.0.0.1:8000",
         *,
         api_key: Optional[str] = None,
         timeout_s: float = 60.0,
         retry: Optional[RetryPolicy] = None,
+        encoding: FrameEncoding = "raw",
         transport: Optional[httpx.AsyncBaseTransport] = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._session = calls.Session(timeout_s, retry or RetryPolicy())
+        self._session = calls.Session(timeout_s, retry or RetryPolicy(), encoding=check_encoding(encoding))
         self._http = httpx.AsyncClient(base_url=base_url, headers=headers_of(api_key), transport=transport)
         self._sleep = sleep
 
@@ -117,6 +135,7 @@ class AsyncClient:
     score = _awaitable(calls.score)
     observe = _holding(calls.observe)
     forget = _awaitable(calls.forget)
+    open_session = _opening(open_session)
     models = _awaitable(calls.models)
     model = _awaitable(calls.model)
     state_schemas = _awaitable(calls.state_schemas)

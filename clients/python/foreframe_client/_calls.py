@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Generator, Mapping, Optional, 
 import numpy as np
 
 from foreframe_client import _wire as wire
+from foreframe_client._encodings import FrameEncoding
 from foreframe_client._errors import (
     CameraMissing,
     DeadlineExceeded,
@@ -95,6 +96,8 @@ class Session:
     budget: RetryBudget = field(default_factory=RetryBudget)
     contracts: Dict[Tuple[Optional[str], Optional[str]], Model] = field(default_factory=dict)
     """By the name asked for, or by the capability that only one model has."""
+    encoding: FrameEncoding = "raw"
+    """How frames are sent."""
 
 
 def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so that `help` shows them
@@ -149,8 +152,8 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
         "return": {"encoding": "raw", "variance": variance, "members": members},
         **wire.given(on_deadline=on_deadline, stream_id=stream_id, priority=priority, cache=cache, metadata=metadata),
     }
-    body.update((yield from _from_seen(session, seen, _Door("predict", model, camera), deadline)))
-    return wire.read_prediction((yield from _submit(session, "/v1/predictions", body, deadline)))
+    body.update((yield from from_seen(session, seen, Door("predict", model, camera), deadline)))
+    return wire.read_prediction((yield from submit(session, "/v1/predictions", body, deadline)))
 
 
 def observe(
@@ -168,8 +171,8 @@ def observe(
     ttl_s: how long the server is to hold it. Raises as `predict` does.
     """
     seen = wire.seen(frames, states, None)
-    placed = yield from _from_seen(session, seen, _Door(None, model, camera), Deadline())
-    reply = yield from _submit(session, "/v1/observations", {**placed, **wire.given(ttl_s=ttl_s)}, Deadline())
+    placed = yield from from_seen(session, seen, Door(None, model, camera), Deadline())
+    reply = yield from submit(session, "/v1/observations", {**placed, **wire.given(ttl_s=ttl_s)}, Deadline())
     return read_observation(reply, model)
 
 
@@ -177,7 +180,7 @@ def forget(session: Session, observation: Observation) -> Flow[None]:
     """Let the server drop an observation before it expires; one that is gone already is no error."""
     path = ("v1", "observations", observation.id)
     try:
-        yield from _ask(session, lambda _left_ms: wire.delete(*path), Deadline())
+        yield from ask(session, lambda _left_ms: wire.delete(*path), Deadline())
     except Gone:
         return
 
@@ -210,15 +213,15 @@ def likelihood(  # noqa: PLR0913 - as for `predict`
     seen = wire.seen(frames, states, observation)
     has_top_k = top_k is not None or top_k_definition is not None
     body: Dict[str, object] = {
-        "target": write_target(target, target_states),
+        "target": write_target(target, target_states, session.encoding),
         "scenario": scenario,
         "support": "top_k" if has_top_k else "full",
         "map": surprise_map,
         "priority": priority,
         **wire.given(top_k=wire.optional_whole("top_k", top_k), top_k_definition=top_k_definition, metadata=metadata),
     }
-    body.update((yield from _from_seen(session, seen, _Door("likelihood", model, camera), deadline)))
-    return read_likelihood((yield from _submit(session, "/v1/likelihoods", body, deadline)))
+    body.update((yield from from_seen(session, seen, Door("likelihood", model, camera), deadline)))
+    return read_likelihood((yield from submit(session, "/v1/likelihoods", body, deadline)))
 
 
 def score(  # noqa: PLR0913 - as for `predict`
@@ -268,8 +271,8 @@ def score(  # noqa: PLR0913 - as for `predict`
         "priority": priority,
         **wire.given(metadata=metadata),
     }
-    body.update((yield from _from_seen(session, seen, _Door("score", model, camera), deadline)))
-    return read_scores((yield from _submit(session, "/v1/scores", body, deadline)))
+    body.update((yield from from_seen(session, seen, Door("score", model, camera), deadline)))
+    return read_scores((yield from submit(session, "/v1/scores", body, deadline)))
 
 
 def models(session: Session) -> Flow[Tuple[Model, ...]]:
@@ -304,18 +307,18 @@ def version(session: Session) -> Flow[Mapping[str, object]]:
 
 def _is_fine(session: Session, path: str) -> Flow[bool]:
     try:
-        yield from _attempt(session, lambda _left_ms: wire.get(path), Deadline())
+        yield from attempt(session, lambda _left_ms: wire.get(path), Deadline())
     except ServerError:
         return False
     return True
 
 
 def _get(session: Session, *path: str) -> Flow[wire.Reply]:
-    return (yield from _ask(session, lambda _left_ms: wire.get(*path), Deadline()))
+    return (yield from ask(session, lambda _left_ms: wire.get(*path), Deadline()))
 
 
 @dataclass(frozen=True)
-class _Door:
+class Door:
     """Who is asked: the capability needed (None for any), and the model and camera if they were named."""
 
     capability: Optional[str]
@@ -323,8 +326,8 @@ class _Door:
     camera: Optional[str]
 
 
-def _from_seen(
-    session: Session, seen: Union[wire.Seen, Observation], door: _Door, deadline: Deadline
+def from_seen(
+    session: Session, seen: Union[wire.Seen, Observation], door: Door, deadline: Deadline
 ) -> Flow[Dict[str, object]]:
     """Write what the robot saw and who is asked; the model's contract is fetched only where it is needed."""
     if isinstance(seen, Observation):
@@ -333,23 +336,24 @@ def _from_seen(
     if camera is None:
         contract = yield from _contract(session, door, deadline)
         name, camera = contract.id, _only_camera(contract)
-    return wire.given(model=name, observation=wire.observation(seen, camera))
+    return wire.given(model=name, observation=wire.observation(seen, camera, session.encoding))
 
 
-def _submit(session: Session, path: str, body: Mapping[str, object], deadline: Deadline) -> Flow[wire.Reply]:
+def submit(session: Session, path: str, body: Mapping[str, object], deadline: Deadline) -> Flow[wire.Reply]:
+    """Send a question until there is an answer or an error that stays."""
     try:
-        return (yield from _ask(session, lambda left_ms: wire.submit(path, body, left_ms), deadline))
+        return (yield from ask(session, lambda left_ms: wire.submit(path, body, left_ms), deadline))
     except (CameraMissing, UnknownModel):
         session.contracts.clear()  # the server may have been given another model
         raise
 
 
-def _contract(session: Session, door: _Door, deadline: Deadline) -> Flow[Model]:
+def _contract(session: Session, door: Door, deadline: Deadline) -> Flow[Model]:
     """Return the contract of the model asked for, or of the only able one; ask the server once a name."""
     key = (door.model, door.capability if door.model is None else None)
     if key not in session.contracts:
         path = ("v1", "models") if door.model is None else ("v1", "models", door.model)
-        reply = yield from _ask(session, lambda _left_ms: wire.get(*path), deadline)
+        reply = yield from ask(session, lambda _left_ms: wire.get(*path), deadline)
         session.contracts[key] = (
             _only_able(wire.read_models(reply), door.capability) if door.model is None else wire.read_model(reply)
         )
@@ -372,13 +376,13 @@ def _only_camera(contract: Model) -> str:
     return contract.cameras[0].name
 
 
-def _ask(session: Session, request: Callable[[Optional[int]], wire.Request], deadline: Deadline) -> Flow[wire.Reply]:
+def ask(session: Session, request: Callable[[Optional[int]], wire.Request], deadline: Deadline) -> Flow[wire.Reply]:
     """Try until there is an answer or an error that stays; `request` gets the milliseconds that are left."""
     session.budget.earn()
     retries_done = 0
     while True:
         try:
-            return (yield from _attempt(session, request, deadline))
+            return (yield from attempt(session, request, deadline))
         except ForeframeError as error:
             pause_s = pause_before_retry(
                 session.retry,
@@ -393,9 +397,8 @@ def _ask(session: Session, request: Callable[[Optional[int]], wire.Request], dea
         retries_done += 1
 
 
-def _attempt(
-    session: Session, request: Callable[[Optional[int]], wire.Request], deadline: Deadline
-) -> Flow[wire.Reply]:
+def attempt(session: Session, request: Callable[[Optional[int]], wire.Request], deadline: Deadline) -> Flow[wire.Reply]:
+    """Try once. Raises what the server or the connection met."""
     left_ms = deadline.left_ms(session.clock())
     if left_ms is not None and left_ms < MIN_DEADLINE_MS:
         raise DeadlineExceeded("too little of the deadline is left to send the request")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Callable, Generator, Iterator, Optional, Type,
 import httpx
 
 from foreframe_client import _calls as calls
+from foreframe_client._encodings import FrameEncoding, check_encoding
 from foreframe_client._errors import TransportError
 from foreframe_client._http import (
     failure_of,
@@ -24,6 +25,8 @@ from foreframe_client._http import (
 )
 from foreframe_client._progress import Hearing, streamed
 from foreframe_client._retry import RetryPolicy
+from foreframe_client._session import Session
+from foreframe_client._session_calls import OpenSession, open_session
 from foreframe_client._types import Observation, Progress
 
 if TYPE_CHECKING:
@@ -55,6 +58,19 @@ def _holding(
         return HeldObservation(held.id, held.expires_in_s, held.model, self)
 
     call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    return call
+
+
+def _opening(
+    flow: Callable[Concatenate[calls.Session, _P], calls.Flow[OpenSession]],
+) -> Callable[Concatenate[Client, _P], Session]:
+    """Make a method that drives a flow to its end and gives the session that it opened."""
+
+    @functools.wraps(flow)
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> Session:
+        return Session(self._run(flow(self._session, *args, **kwargs)), self._run)
+
+    call.__signature__ = method_signature(flow).replace(return_annotation="Session")  # type: ignore[attr-defined]
     return call
 
 
@@ -93,20 +109,22 @@ class HeldObservation(Observation):
 class Client:
     """Talks to one server and keeps its connections open; close it, or use it as a context manager.
 
-    `timeout_s` bounds the wait for an answer of a call without a deadline.
+    `timeout_s` bounds the wait for an answer of a call without a deadline. `encoding` is how frames are sent; `jpeg`
+    and `mp4` are small and lose a little, and need the extra `pictures`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each with its default
         self,
         base_url: str = "http://127.0.0.1:8000",
         *,
         api_key: Optional[str] = None,
         timeout_s: float = 60.0,
         retry: Optional[RetryPolicy] = None,
+        encoding: FrameEncoding = "raw",
         transport: Optional[httpx.BaseTransport] = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._session = calls.Session(timeout_s, retry or RetryPolicy())
+        self._session = calls.Session(timeout_s, retry or RetryPolicy(), encoding=check_encoding(encoding))
         self._http = httpx.Client(base_url=base_url, headers=headers_of(api_key), transport=transport)
         self._sleep = sleep
 
@@ -116,6 +134,7 @@ class Client:
     score = _blocking(calls.score)
     observe = _holding(calls.observe)
     forget = _blocking(calls.forget)
+    open_session = _opening(open_session)
     models = _blocking(calls.models)
     model = _blocking(calls.model)
     state_schemas = _blocking(calls.state_schemas)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from foreframe_client._arrays import array_of_json, pack_array, unpack_arrays
+from foreframe_client._encodings import FrameEncoding, write_frames
 from foreframe_client._errors import (
     InvalidRequest,
     NonFinite,
@@ -175,15 +176,9 @@ def sampling(strategy: str, steps: Optional[int], seed: Optional[int], guidance:
     return {"strategy": strategy, **counts, **given(guidance=guidance)}
 
 
-def clip(frames: UInt8[np.ndarray, "... h w 3"]) -> Dict[str, object]:
-    """Write one picture or a sequence of them."""
-    height, width = frames.shape[-3:-1]
-    return {"encoding": "raw_rgb8", "data": pack_array(frames), "width": width, "height": height}
-
-
-def observation(seen: Seen, camera: str) -> Dict[str, object]:
-    """Write what the robot saw and how it stood."""
-    return {"cameras": {camera: clip(seen.frames)}, "state": rows(seen.states)}
+def observation(seen: Seen, camera: str, encoding: FrameEncoding = "raw") -> Dict[str, object]:
+    """Write what the robot saw and how it stood. Raises InvalidRequest for frames that cannot be written so."""
+    return {"cameras": {camera: write_frames(seen.frames, encoding)}, "state": rows(seen.states)}
 
 
 def rows(states: Float32[np.ndarray, "n d"]) -> Dict[str, object]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from foreframe_client import _wire as wire
 from foreframe_client._arrays import pack_array
+from foreframe_client._encodings import FrameEncoding, write_frames
 from foreframe_client._errors import InvalidRequest
 from foreframe_client._fields import Fields
 from foreframe_client._types import Likelihood, Observation, Surprise, TopKCrossEntropy
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int64
 
 
-def write_target(happened: object, states: object) -> Dict[str, object]:
+def write_target(happened: object, states: object, encoding: FrameEncoding = "raw") -> Dict[str, object]:
     """Write what did happen: frames uint8 `t h w 3`, or ids `g s`, with the states of the frames.
 
     Raises InvalidRequest or NonFinite naming the argument.
     """
     is_ids = isinstance(happened, np.ndarray) and happened.dtype != np.uint8
-    shown = {"ids": pack_array(_ids(happened))} if is_ids else wire.clip(wire.pictures("target", happened))
+    shown = {"ids": pack_array(_ids(happened))} if is_ids else write_frames(wire.pictures("target", happened), encoding)
     return {**shown, "state": wire.rows(wire.state_rows("target_states", states))}
 
 

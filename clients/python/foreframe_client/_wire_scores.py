@@ -8,6 +8,7 @@ import numpy as np
 
 from foreframe_client import _wire as wire
 from foreframe_client._arrays import pack_array
+from foreframe_client._encodings import write_frames
 from foreframe_client._errors import InvalidRequest
 from foreframe_client._fields import Fields
 from foreframe_client._types import CandidateScore, Constraint, ConstraintValue, Objective, Scores
@@ -40,7 +41,7 @@ def write_constraints(asked: Sequence[Constraint]) -> List[Dict[str, object]]:
 def _term(objective: Objective) -> Dict[str, object]:
     params = wire.given(**objective.params)
     if "image" in params:
-        params["image"] = wire.clip(_picture(params["image"]))
+        params["image"] = write_frames(_picture(params["image"]))
     if "values" in params:
         params["values"] = pack_array(wire.floats("values of goal_state", params["values"], "d"))
     if "dims" in params:

@@ -1,7 +1,7 @@
 """`foreframe bench` and its options. Imports typer alone, as `commands` does."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -55,6 +55,49 @@ def bench_savings(
     if out is not None:
         check_json_name(out)
     print_record(run_savings(rounds, batch), out, is_json=json)
+
+
+@bench.command("wire")
+def bench_wire(
+    *,
+    frames: Annotated[int, typer.Option(min=2, help="Context frames of a request.")] = 17,
+    size: Annotated[int, typer.Option(min=16, help="Pixels of a frame's side, a multiple of 16.")] = 512,
+    rounds: RepeatsOption = 20,
+    cache: Annotated[Literal["use", "bypass"], typer.Option(help="Whether requests look in the result cache.")] = "use",
+    out: OutOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compare the ways to send a request's frames, over HTTP to a model that takes next to no time."""
+    from foreframe_server.cli.bench_wire import WirePlan, run_wire
+    from foreframe_server.cli.experiments import check_json_name, print_record
+    from foreframe_server.cli.overrides import read_private
+
+    if out is not None:
+        check_json_name(out)
+    if size % 16:
+        raise typer.BadParameter("is no multiple of 16", param_hint="--size")
+    print_record(run_wire(read_private(None), WirePlan(frames, size, rounds, cache)), out, is_json=json)
+
+
+@bench.command("sessions")
+def bench_sessions(
+    *,
+    steps: Annotated[int, typer.Option(min=20, help="Steps of the long session.")] = 100,
+    rounds: RepeatsOption = 20,
+    forks: Annotated[int, typer.Option(min=1, help="Forks of the long session.")] = 50,
+    data: DataOption = None,
+    bundle: BundleOption = None,
+    out: OutOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compare a session's steps with predictions of the same content; time and weigh long sessions and forks."""
+    from foreframe_server.cli.bench_sessions import SessionPlan, run_sessions
+    from foreframe_server.cli.experiments import check_json_name, print_record
+    from foreframe_server.cli.overrides import read_private
+
+    if out is not None:
+        check_json_name(out)
+    print_record(run_sessions(read_private(bundle), data, SessionPlan(steps, rounds, forks)), out, is_json=json)
 
 
 @bench.command("history")

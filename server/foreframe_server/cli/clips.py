@@ -2,11 +2,13 @@
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from foreframe_engines import DatasetError
-from foreframe_engines.episodes import Clip, clips, draw_clips, load_clips, load_episode
+from foreframe_engines.episodes import Clip, clips, draw_clips, load_clips
 from foreframe_server.cli.facts import ModelFacts
+from foreframe_server.cli.recordings import open_recordings, pad_episode, thin_out
 
 SHIPPED = "clips.npz"
 _DEFAULT_DRAWN = 100
@@ -25,12 +27,25 @@ def drawn_clips(folder: Path, facts: ModelFacts, count: int | None) -> list[Clip
     return draw_clips(folder, facts.num_frames, count or _DEFAULT_DRAWN)
 
 
-def read_clip(path: Path, facts: ModelFacts, start: int) -> Clip:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which window of which episode, seen by which camera where there are several. start: a frame, or a clip's number.
+
+    is_padded: frames of another size are scaled and padded.
+    """
+
+    start: int = 0
+    episode: int = 0
+    camera: str | None = None
+    is_padded: bool = False
+
+
+def read_clip(path: Path, facts: ModelFacts, place: Place) -> Clip:
     """Cut the clip that starts at a frame of an episode, or take the clip of this number of a file of clips.
 
     Raises DatasetError.
     """
-    found = _read_windows(path, facts.num_frames)
+    start, found = place.start, _read_windows(path, facts, place)
     if not found:
         raise DatasetError(f"{path.name} is shorter than {facts.num_frames} frames")
     if start >= len(found):
@@ -50,11 +65,16 @@ def check_clips(chosen: Sequence[Clip], facts: ModelFacts) -> None:
             )
 
 
-def _read_windows(path: Path, length: int) -> list[Clip]:
-    if not path.is_file():
-        raise DatasetError(f"{path} is not a file")
-    if not zipfile.is_zipfile(path):
-        raise DatasetError(f"{path.name} is neither an episode nor a file of clips")
+def _read_windows(path: Path, facts: ModelFacts, place: Place) -> list[Clip]:
+    if _is_clip_file(path):
+        return load_clips(path)
+    recordings = open_recordings(path, place.camera)
+    episode = thin_out(recordings.read(place.episode), recordings.fps, facts.fps)
+    return list(clips(pad_episode(episode, facts) if place.is_padded else episode, facts.num_frames, 1))
+
+
+def _is_clip_file(path: Path) -> bool:
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        return False
     with zipfile.ZipFile(path) as file:
-        is_clip_file = "seeds.npy" in file.namelist()
-    return load_clips(path) if is_clip_file else list(clips(load_episode(path), length, 1))
+        return "seeds.npy" in file.namelist()

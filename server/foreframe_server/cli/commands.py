@@ -12,16 +12,20 @@ from foreframe_server.cli.evaluate_commands import evaluate
 from foreframe_server.cli.faults import FaultLine
 from foreframe_server.cli.options import (
     BundleOption,
+    CameraOption,
     ClipsOption,
     ContextGridsOption,
+    EpisodeOption,
     JsonFlag,
     OutOption,
+    PadFlag,
     SeedOption,
     TargetGridsOption,
     UrlOption,
     refuse_options,
     require_option,
 )
+from foreframe_server.cli.replay_commands import replay
 
 app = typer.Typer(
     cls=FaultLine,
@@ -37,6 +41,7 @@ app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 app.add_typer(bench, name="bench")
 app.command()(build)
+app.command()(replay)
 app.add_typer(convert, name="convert")
 
 
@@ -77,6 +82,9 @@ def serve(
     precision: Annotated[
         Literal["fp32", "bf16"] | None, typer.Option(help="What torch multiplies in.", show_default="fp32")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder to record every prediction into, as MCAP.", show_default=False)
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve a model over HTTP until Ctrl-C. Settings come from FOREFRAME_*; these options win."""
@@ -84,7 +92,8 @@ def serve(
     from foreframe_server.cli.serve import serve_model
 
     engine = {"backend": backend, "device": device, "precision": precision}
-    serve_model(read_overridden(host=host, port=port, bundle=bundle, engine=engine), is_json=json)
+    settings = read_overridden(host=host, port=port, bundle=bundle, engine=engine, record=record)
+    serve_model(settings, is_json=json)
 
 
 @app.command()
@@ -108,14 +117,22 @@ def predict(
     recording: Annotated[
         Path | None,
         typer.Argument(
-            metavar="INPUT", help="An episode (.npz) or a file of clips.", show_default="the bundle's clips"
+            metavar="INPUT",
+            help="A file of clips or a recording: an episode (.npz), a LeRobot v3 data set, 1X raw shards, "
+            "an MCAP file, a folder of frames and states.",
+            show_default="the bundle's clips",
         ),
     ] = None,
     *,
     start: Annotated[int, typer.Option(min=0, help="First frame of the window, or number of the clip.")] = 0,
+    episode: EpisodeOption = 0,
+    camera: CameraOption = None,
+    pad: PadFlag = False,
     url: UrlOption = None,
     bundle: BundleOption = None,
     out: Annotated[Path, typer.Option(help="Picture (.png) or film (.mp4) to write.")] = Path("prediction.png"),
+    mcap: Annotated[Path | None, typer.Option(help="MCAP file (.mcap) to write too.", show_default=False)] = None,
+    rerun: Annotated[Path | None, typer.Option(help="Rerun file (.rrd) to write too.", show_default=False)] = None,
     strategy: Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")] = "sample",
     ensemble: Annotated[
         int | None, typer.Option(min=1, help="How many samples to draw.", show_default="8, posterior_mean 1")
@@ -128,19 +145,21 @@ def predict(
     json: JsonFlag = False,
 ) -> None:
     """Predict the future of a recorded window: in this process, or with --url by a running server."""
+    from foreframe_server.cli.clips import Place
     from foreframe_server.cli.overrides import read_private
-    from foreframe_server.cli.predict import Wish, predict_recording, print_body
+    from foreframe_server.cli.predict import Outputs, Wish, predict_recording, print_body
 
     if out.suffix not in {".png", ".mp4"}:
         raise typer.BadParameter("ends in .png or .mp4", param_hint="--out")
     if strategy == "posterior_mean" and ensemble not in {None, 1}:
         raise typer.BadParameter("the posterior mean is one evaluation; it has no ensemble", param_hint="--ensemble")
     size = ensemble or (8 if strategy == "sample" else 1)
-    wish = Wish(recording, start, strategy=strategy, size=size, steps=steps, seed=seed)
+    place = Place(start, episode, camera, is_padded=pad)
+    wish = Wish(recording, place, strategy=strategy, size=size, steps=steps, seed=seed)
     if print_request:
         print_body(wish, read_private(bundle))
     else:
-        predict_recording(wish, read_private(bundle), url, out, is_json=json)
+        predict_recording(wish, read_private(bundle), url, Outputs(out, mcap, rerun), is_json=json)
 
 
 @world.command("generate")

@@ -19,9 +19,10 @@ class ModelFacts:
     context_frames: int
     horizon: int
     fps: float
+    camera: str
     height: int
     width: int
-    state_dim: int
+    state_names: tuple[str, ...]
     steps: int
     max_steps: int
     max_ensemble_size: int
@@ -35,13 +36,19 @@ class ModelFacts:
             context_frames=contract.context_frames,
             horizon=contract.horizon,
             fps=contract.fps,
+            camera=contract.camera.name,
             height=contract.camera.height,
             width=contract.camera.width,
-            state_dim=contract.state.dim,
+            state_names=contract.state.names,
             steps=contract.sampler.steps,
             max_steps=contract.sampler.max_steps,
             max_ensemble_size=contract.sampler.max_ensemble_size,
         )
+
+    @property
+    def state_dim(self) -> int:
+        """Width d of a state row."""
+        return len(self.state_names)
 
     @property
     def num_frames(self) -> int:

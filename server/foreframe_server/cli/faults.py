@@ -65,6 +65,11 @@ def needs_client() -> contextlib.AbstractContextManager[None]:
     return needs("the foreframe client", "pip install foreframe-client")
 
 
+def needs_data() -> contextlib.AbstractContextManager[None]:
+    """Name the extra that reads and writes robots' files when it is missing."""
+    return needs("what reads and writes robots' files", "pip install 'foreframe[data]'")
+
+
 def needs_torch() -> contextlib.AbstractContextManager[None]:
     """Name the extra that brings torch when it is missing."""
     return needs("torch", "pip install 'foreframe[models]'")

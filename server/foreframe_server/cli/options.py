@@ -27,6 +27,11 @@ DataOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option(help="File (.json) to write; the chart goes beside it as .png.", show_default=False)
 ]
+EpisodeOption = Annotated[int, typer.Option(min=0, help="Which episode of a data set.")]
+CameraOption = Annotated[
+    str | None, typer.Option(help="Which camera of a LeRobot data set or an MCAP file.", show_default="its only one")
+]
+PadFlag = Annotated[bool, typer.Option("--pad", help="Scale and pad frames of another size than the model's.")]
 ContextGridsOption = Annotated[int, typer.Option(min=1, help="Grids of ids that are seen.")]
 TargetGridsOption = Annotated[int, typer.Option(min=1, help="Grids of ids after them that are scored.")]
 

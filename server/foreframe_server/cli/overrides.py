@@ -13,10 +13,15 @@ def read_overridden(
     port: int | None = None,
     bundle: Path | None = None,
     engine: Mapping[str, object] | None = None,
+    record: Path | None = None,
 ) -> Settings:
     """Read the settings; an option that is None leaves the environment's word. Raises SettingsError."""
     return read_settings(
-        {"http": _given({"host": host, "port": port}), "engine": _given({"bundle": bundle, **(engine or {})})}
+        {
+            "http": _given({"host": host, "port": port}),
+            "engine": _given({"bundle": bundle, **(engine or {})}),
+            "recording": _given({"folder": record}),
+        }
     )
 
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from foreframe_engines import EnsembleSpec, Prediction, Query, Sampling, Strategy, sample
 from foreframe_engines.episodes import Clip
-from foreframe_server.cli.clips import SHIPPED, read_clip
+from foreframe_server.cli.clips import SHIPPED, Place, read_clip
 from foreframe_server.cli.console import print_json, print_pretty, table_of
 from foreframe_server.cli.facts import ModelFacts, bundle_path, open_engine, read_contract
-from foreframe_server.cli.faults import Fault
+from foreframe_server.cli.faults import Fault, needs_data
 from foreframe_server.cli.remote import connected, predict_over, read_facts
+from foreframe_server.cli.rerun_export import write_rerun
 from foreframe_server.codec.pictures import encode_png
 from foreframe_server.codec.video import encode_mp4
 from foreframe_server.evaluation import Predict, psnr, squared_errors
@@ -30,11 +31,20 @@ class Wish:
     """Which window of a recording to predict, and how; None leaves the steps to the model, the clip to the bundle."""
 
     recording: Path | None
-    start: int
+    place: Place
     strategy: str
     size: int
     steps: int | None
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a prediction goes: a picture or film, and files for robots' viewers where they are asked for."""
+
+    picture: Path
+    mcap: Path | None = None
+    rerun: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,14 +55,15 @@ class _Outcome:
     elapsed_ms: float
 
 
-def predict_recording(wish: Wish, settings: Settings, url: str | None, out: Path, *, is_json: bool) -> None:
-    """Predict, write the picture or film and print a summary.
+def predict_recording(wish: Wish, settings: Settings, url: str | None, out: Outputs, *, is_json: bool) -> None:
+    """Predict, write the picture or film and what else is asked for, and print a summary.
 
     Raises DatasetError, BundleError, Fault or ForeframeError.
     """
     outcome = _predict_here(wish, settings) if url is None else _predict_there(wish, settings, url)
-    _write(out, outcome)
-    summary = {**_summary(outcome), "out": str(out)}
+    _write(out.picture, outcome)
+    _export(out, outcome)
+    summary = {**_summary(outcome), "out": str(out.picture)}
     if is_json:
         print_json(summary)
     else:
@@ -63,7 +74,7 @@ def print_body(wish: Wish, settings: Settings) -> None:
     """Print what `POST /v1/predictions` takes for this wish. Raises DatasetError or BundleError."""
     contract = read_contract(settings)
     facts = ModelFacts.of(contract)
-    query = _query(wish, facts, read_clip(_recording(wish, settings), facts, wish.start))
+    query = _query(wish, facts, read_clip(_recording(wish, settings), facts, wish.place))
     past, future = np.split(query.states, [len(query.context)])
     pictures = [base64.b64encode(encode_png(frame)).decode() for frame in query.context]
     print_json(
@@ -99,7 +110,7 @@ def _predict_there(wish: Wish, settings: Settings, url: str) -> _Outcome:
 
 
 def _predict(wish: Wish, recording: Path, facts: ModelFacts, predict: Predict) -> _Outcome:
-    clip = read_clip(recording, facts, wish.start)
+    clip = read_clip(recording, facts, wish.place)
     query = _query(wish, facts, clip)
     started = time.perf_counter()
     prediction = predict(query)
@@ -137,6 +148,19 @@ def _write(out: Path, outcome: _Outcome) -> None:
     else:
         title = f"{outcome.facts.model}: episode {outcome.clip.seed}, frame {outcome.clip.start}"
         out.write_bytes(encode_png(strip(drawing, fps=fps, title=title)))
+
+
+def _export(out: Outputs, outcome: _Outcome) -> None:
+    facts, prediction = outcome.facts, outcome.prediction
+    if out.rerun is not None:
+        write_rerun(out.rerun, outcome.clip, prediction, facts)
+    if out.mcap is None:
+        return
+    with needs_data():
+        from foreframe_server.cli.exports import clip_episode, open_scene, write_told
+    with open_scene(out.mcap, facts) as scene:
+        scene.write_episode(clip_episode(outcome.clip), 0, 0)
+        write_told(scene, prediction, (facts.context_frames - 1) * scene.step_ns, outcome.elapsed_ms, 1)
 
 
 def _label(prediction: Prediction) -> str:

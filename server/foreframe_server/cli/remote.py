@@ -48,6 +48,8 @@ def predict_over(client: "Client", query: Query) -> Prediction:
         strategy=query.sampling.strategy.value,
         steps=query.sampling.steps if is_sample else None,
         seed=query.sampling.seed,
+        guidance=query.sampling.guidance,
+        tolerance=query.ensemble.tolerance,
         variance="map" if size > 1 else "none",
         members=True,
         cache="bypass",
@@ -67,6 +69,7 @@ def predict_over(client: "Client", query: Query) -> Prediction:
 def read_facts(client: "Client") -> ModelFacts:
     """Ask a server about its model. Raises ForeframeError."""
     model = client.models()[0]
+    names = {schema.name: schema.names for schema in client.state_schemas()}
     sampler = cast("Mapping[str, int]", model.document["sampler"])
     return ModelFacts(
         model=model.id,
@@ -74,9 +77,10 @@ def read_facts(client: "Client") -> ModelFacts:
         context_frames=model.context_frames,
         horizon=model.horizon,
         fps=model.fps,
+        camera=model.cameras[0].name,
         height=model.cameras[0].height,
         width=model.cameras[0].width,
-        state_dim=model.state_dim,
+        state_names=names[model.state_schema],
         steps=sampler["steps"],
         max_steps=sampler["max_steps"],
         max_ensemble_size=sampler["max_ensemble_size"],

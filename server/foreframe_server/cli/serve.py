@@ -3,6 +3,7 @@
 from foreframe_engines import Contract
 from foreframe_server.cli.backends import find_backend
 from foreframe_server.cli.console import print_json, print_note, print_pretty
+from foreframe_server.cli.faults import needs_data
 from foreframe_server.cli.serving import serve_until_stopped
 from foreframe_server.log import configure_logging
 from foreframe_server.settings import Settings
@@ -11,7 +12,8 @@ from foreframe_server.settings import Settings
 def serve_model(settings: Settings, *, is_json: bool) -> None:
     """Serve until a signal.
 
-    Raises BundleError for a bad model, RuntimeUnavailable for a backend that is not here, Fault for a taken port.
+    Raises OSError for a folder that cannot be recorded into, BundleError for a bad model,
+    RuntimeUnavailable for a backend that is not here, Fault for a taken port.
     """
     configure_logging(is_json=is_json)
 
@@ -23,6 +25,10 @@ def serve_model(settings: Settings, *, is_json: bool) -> None:
                 f"[bold]{contract.model}[/] {contract.revision} answers at [bold]{address}[/] (Ctrl-C stops it)"
             )
 
+    if settings.recording.folder is not None:
+        with needs_data():
+            import mcap  # noqa: F401 - only whether it is there
+        settings.recording.folder.mkdir(parents=True, exist_ok=True)
     open_engines = find_backend(settings.engine)
     if not is_json:
         print_note("opening the model ...")

@@ -23,7 +23,7 @@ class DocumentError(ValueError):
 def array_of_map(fields: Mapping[str, object]) -> np.ndarray:
     """Return the array that a map stands for. Raises DocumentError when the map does not add up."""
     data, dtype, shape = fields.get("data"), _dtype(fields.get("dtype")), _shape(fields.get("shape"))
-    if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
+    if not isinstance(data, bytes | memoryview) or len(data) != math.prod(shape) * dtype.itemsize:
         raise DocumentError("an array's data is not as long as its dtype and shape say")
     return np.frombuffer(data, dtype).reshape(shape)
 

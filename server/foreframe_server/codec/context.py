@@ -11,11 +11,14 @@ from jaxtyping import Float32
 
 from foreframe_engines import Contract, StateSchema
 from foreframe_server.codec.bounds import Bounds
+from foreframe_server.codec.layouts import find_changes, read_layout
 from foreframe_server.codec.observation import read_context
-from foreframe_server.codec.states import check_schema, find_flat, find_outliers, read_states
+from foreframe_server.codec.oddities import find_flat, find_outliers, find_unit_doubts
+from foreframe_server.codec.states import read_states
 from foreframe_server.errors import InvalidRequest, Reason, UnknownModel
 from foreframe_server.observations import StoredObservation
 from foreframe_server.schemas import Observation, Warned
+from foreframe_server.state_layout import StateLayout
 
 STATE_POINTER = "/observation/state"
 
@@ -31,16 +34,35 @@ class Observed:
     warnings: tuple[Warned, ...]
     is_stored: bool
 
+    @property
+    def layout(self) -> StateLayout:
+        """How its states were written, and with them every state of the request that says nothing else."""
+        return self.observation.layout
+
     def find_odd_states(
-        self, future: Float32[np.ndarray, "n d"], pointer: str, schema: StateSchema
+        self,
+        future: Float32[np.ndarray, "n d"],
+        pointer: str,
+        schema: StateSchema,
+        layout: StateLayout | None = None,
     ) -> tuple[Warned, ...]:
-        """Warn of odd states among the rows that came with this request; `pointer` leads to the future's."""
+        """Warn of odd states among the rows that came with this request; `pointer` leads to the future's.
+
+        layout: how the future's rows were written, where not as the observation's.
+        """
         past = self.observation.states
         pointers = [f"{pointer}/{row}" for row in range(len(future))]
+        layouts = [layout or self.layout] * len(future)
         if not self.is_stored:
             pointers = [f"{STATE_POINTER}/values/{row}" for row in range(len(past))] + pointers
+            layouts = [self.layout] * len(past) + layouts
         states = np.concatenate([past, future])
-        return (*find_outliers(states[-len(pointers) :], schema, pointers), *find_flat(states, pointer))
+        sent = states[-len(pointers) :]
+        return (
+            *find_outliers(sent, schema, pointers, layouts),
+            *find_unit_doubts(sent, schema, pointer),
+            *find_flat(states, pointer),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +89,24 @@ class ObservationReader:
     def read_sent(self, observation: Observation) -> Observed:
         """Return an observation that came along. Raises InvalidRequest and its kin with a pointer."""
         schema = self.contract.state
-        check_schema(observation.state, STATE_POINTER, schema)
+        layout = read_layout(observation.state, STATE_POINTER, schema)
         context = read_context(
             observation, self.contract, self.num_frames, max_picture_pixels=self.bounds.max_picture_pixels
         )
         count = len(context.frames)
-        states = read_states(observation.state.values, f"{STATE_POINTER}/values", schema, range(count, count + 1))
-        return Observed(StoredObservation(context.frames, states), context.warnings, is_stored=False)
+        num_rows = range(count, count + 1)
+        states = read_states(observation.state.values, f"{STATE_POINTER}/values", schema, num_rows, layout)
+        changes = find_changes(layout, STATE_POINTER, schema)
+        stored = StoredObservation(context.frames, states, layout=layout)
+        return Observed(stored, (*context.warnings, *changes), is_stored=False)
 
     def _check_stored(self, observation: StoredObservation) -> Observed:
         count = len(observation.frames)
         if count < self.num_frames.start:
             expected = f"at least {self.num_frames.start} frames"
             raise _refusal("/observation_id", "the observation has too few frames", expected, f"{count} frames")
-        return Observed(observation, (), is_stored=True)
+        changes = find_changes(observation.layout, "/observation_id", self.contract.state)
+        return Observed(observation, changes, is_stored=True)
 
 
 def check_model(name: str | None, contract: Contract) -> None:

@@ -32,20 +32,20 @@ _CHUNK = 1 << 16
 Document = dict[str, object]
 
 
-def read_document(body: bytes, media: Media, *, max_values: int) -> Document:
+def read_document(body: bytes | memoryview, media: Media, *, max_values: int) -> Document:
     """Read a body into a document whose outermost value is a map.
 
     Numbers may be NaN or infinite: whoever reads the field refuses them with its pointer. Raises InvalidRequest.
     """
     try:
-        document = _read_json(body, max_values) if media is Media.JSON else _read_msgpack(body, max_values)
+        document = _read_json(bytes(body), max_values) if media is Media.JSON else _read_msgpack(body, max_values)
         _check_tree(document)
     except DocumentError as error:
-        _refuse(str(error))
+        refuse_document(str(error))
     except (ValueError, RecursionError, OverflowError, msgpack.UnpackException):
-        _refuse(f"the body is not one whole {media} document")
+        refuse_document(f"the body is not one whole {media} document")
     if not isinstance(document, dict):
-        _refuse("the body's outermost value must be an object")
+        refuse_document("the body's outermost value must be an object")
     return document
 
 
@@ -56,9 +56,10 @@ def write_document(document: Document, media: Media) -> bytes:
     return json.dumps(document, default=map_for_json, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-def _refuse(message: str) -> NoReturn:
+def refuse_document(message: str, expected: str | None = None) -> NoReturn:
+    """Refuse a whole body. Raises InvalidRequest."""
     detail = message[0].upper() + message[1:] + "."
-    raise InvalidRequest(detail, reasons=[Reason("", message)]) from None
+    raise InvalidRequest(detail, reasons=[Reason("", message, expected)]) from None
 
 
 def _read_json(body: bytes, max_values: int) -> object:
@@ -131,7 +132,7 @@ def _text_key(key: object) -> str:
     return key
 
 
-def _read_msgpack(body: bytes, max_values: int) -> object:
+def _read_msgpack(body: bytes | memoryview, max_values: int) -> object:
     budget = _MsgpackBudget(max_values)
     return msgpack.unpackb(
         body,

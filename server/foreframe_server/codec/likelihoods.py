@@ -6,18 +6,19 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from foreframe_engines import Contract
+from foreframe_engines import Contract, StateSchema
 from foreframe_engines.nats import TopKCrossEntropy, TopKDefinition, bits_map
 from foreframe_engines.types import TokenSpec
 from foreframe_engines.windows import grid_lengths
 from foreframe_server.calls import Call, CallOptions, ReadTimings
 from foreframe_server.codec.bounds import Bounds
-from foreframe_server.codec.context import ObservationReader, Recall, check_model
+from foreframe_server.codec.context import ObservationReader, Observed, Recall, check_model
 from foreframe_server.codec.documents import Document, write_document
+from foreframe_server.codec.layouts import find_changes, is_declared, read_layout
 from foreframe_server.codec.media import Media
 from foreframe_server.codec.observation import ReadFrames, read_clip
 from foreframe_server.codec.reply import EncodedReply
-from foreframe_server.codec.states import check_schema, read_states
+from foreframe_server.codec.states import read_states
 from foreframe_server.codec.tokens import context_frames, read_ids, scaled, target_windows
 from foreframe_server.codec.validation import validate
 from foreframe_server.errors import InvalidRequest, Reason
@@ -32,6 +33,7 @@ from foreframe_server.likelihood_schemas import (
 )
 from foreframe_server.likelihoods import LikelihoodAnswer, LikelihoodQuery, TopK
 from foreframe_server.schemas import Scalar, Warned
+from foreframe_server.state_layout import StateLayout
 
 _TARGET = "/target"
 _STATE = "/target/state"
@@ -77,9 +79,9 @@ def decode_likelihood(
     num_windows = target_windows(tokens, len(observed.observation.frames))
     target = _read_target(request.target, contract, bounds, num_windows)
     schema, pointer = contract.state, f"{_STATE}/values"
-    check_schema(request.target.state, _STATE, schema)
+    layout, changes = _read_layout(request.target, observed, schema)
     num_rows = range(target.num_frames, target.num_frames + 1)
-    states = read_states(request.target.state.values, pointer, schema, num_rows)
+    states = read_states(request.target.state.values, pointer, schema, num_rows, layout)
     resized = target.frames.warnings if target.frames is not None else ()
     return AskedLikelihood(
         query=LikelihoodQuery(
@@ -93,10 +95,20 @@ def decode_likelihood(
         options=CallOptions(request.deadline_ms, request.priority),
         media=accepted,
         has_map=request.map,
-        warnings=(*observed.warnings, *resized, *observed.find_odd_states(states, pointer, schema)),
+        warnings=(*observed.warnings, *changes, *resized, *observed.find_odd_states(states, pointer, schema, layout)),
         client_time=request.client_time,
         metadata=request.metadata,
     )
+
+
+def _read_layout(
+    target: LikelihoodTarget, observed: Observed, schema: StateSchema
+) -> tuple[StateLayout, tuple[Warned, ...]]:
+    """Return how the target's states are written, by default as the observation's, and what is to be said of that."""
+    if not is_declared(target.state, schema):
+        return observed.layout, ()
+    layout = read_layout(target.state, _STATE, schema)
+    return layout, find_changes(layout, _STATE, schema)
 
 
 def _tokens(contract: Contract) -> TokenSpec:

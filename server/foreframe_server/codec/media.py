@@ -11,33 +11,35 @@ class Media(StrEnum):
 
     JSON = "application/json"
     MSGPACK = "application/msgpack"
+    MULTIPART = "multipart/form-data"
     MP4 = "video/mp4"
     PNG = "image/png"
     WEBP = "image/webp"
     EVENTS = "text/event-stream"
 
 
-REQUEST_MEDIA = (Media.JSON, Media.MSGPACK)
 DOCUMENT_MEDIA = (Media.JSON, Media.MSGPACK)
+BODY_MEDIA = (*DOCUMENT_MEDIA, Media.MULTIPART)
+REPLY_MEDIA = tuple(media for media in Media if media is not Media.MULTIPART)
 _ALIASES = {"application/x-msgpack": Media.MSGPACK, "application/vnd.msgpack": Media.MSGPACK}
 _WILDCARDS = {"*/*": Media.JSON, "application/*": Media.JSON, "video/*": Media.MP4, "image/*": Media.PNG}
 _NAMES = {media.value: media for media in Media} | _ALIASES
 _MAX_CHOICES = 32
 
 
-def read_content_type(header: str | None) -> Media:
-    """Return the media type of a request body. Raises UnsupportedMedia."""
+def read_content_type(header: str | None, taken: Sequence[Media] = DOCUMENT_MEDIA) -> Media:
+    """Return the media type of a request body, one of those that are taken. Raises UnsupportedMedia."""
     name, _, parameters = (header or "").lower().partition(";")
     media = _NAMES.get(name.strip())
-    if media not in REQUEST_MEDIA:
-        raise UnsupportedMedia(f"Content-Type must be {_listed(REQUEST_MEDIA)}.")
+    if media is None or media not in taken:
+        raise UnsupportedMedia(f"Content-Type must be {_listed(taken)}.")
     charset = parameters.replace('"', "").replace(" ", "")
     if "charset=" in charset and "charset=utf-8" not in charset:
         raise UnsupportedMedia("JSON is read as UTF-8 only.")
     return media
 
 
-def read_accept(header: str | None, offered: Sequence[Media] = tuple(Media)) -> Media:
+def read_accept(header: str | None, offered: Sequence[Media] = REPLY_MEDIA) -> Media:
     """Return the media type to answer in, of those offered the first of the best liked. Raises UnsupportedMedia."""
     choices = [_choice(part) for part in (header or "*/*").lower().split(",", _MAX_CHOICES)[:_MAX_CHOICES]]
     liked = [(weight, media) for weight, media in choices if media is not None and media in offered and weight > 0]

@@ -9,10 +9,12 @@ from jaxtyping import UInt8
 
 from foreframe_engines import CameraSpec, Contract
 from foreframe_server.codec.counts import describe_counts
-from foreframe_server.codec.pictures import PictureError, Size, decode_picture, pad_frame
+from foreframe_server.codec.pictures import Encoded, PictureError, Size, decode_picture, pad_frame
 from foreframe_server.codec.video import decode_mp4
 from foreframe_server.errors import CameraMissing, InvalidRequest, Reason
 from foreframe_server.schemas import CameraClip, Encoding, Observation, Warned
+
+_Frames = UInt8[np.ndarray, "t y x 3"] | Sequence[UInt8[np.ndarray, "y x 3"]]
 
 _CHANNELS = 3
 _PIECE = 4 * 2**18
@@ -81,7 +83,7 @@ def _refusal(pointer: str, message: str, expected: str | None = None, received: 
     return InvalidRequest("The frames cannot be used.", reasons=[Reason(pointer, message, expected, received)])
 
 
-def _read_clip(clip: CameraClip, wanted: _Wanted) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
+def _read_clip(clip: CameraClip, wanted: _Wanted) -> _Frames:
     if (clip.frames is None) == (clip.data is None):
         raise _refusal(wanted.pointer, "needs either frames or data")
     field = "frames" if clip.data is None else "data"
@@ -96,9 +98,7 @@ def _read_clip(clip: CameraClip, wanted: _Wanted) -> Sequence[UInt8[np.ndarray, 
     return _read_frames(content, clip, pointer, wanted)
 
 
-def _read_array(
-    array: np.ndarray, clip: CameraClip, pointer: str, wanted: _Wanted
-) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
+def _read_array(array: np.ndarray, clip: CameraClip, pointer: str, wanted: _Wanted) -> UInt8[np.ndarray, "t h w 3"]:
     if clip.encoding not in (None, Encoding.RAW_RGB8):
         raise _refusal(f"{wanted.pointer}/encoding", "an array is raw_rgb8", "raw_rgb8")
     if array.dtype != np.uint8:
@@ -106,7 +106,7 @@ def _read_array(
     if array.ndim != 4 or array.shape[3] != _CHANNELS:
         raise _refusal(pointer, "the array's axes are wrong", "t h w 3", f"{array.ndim} axes")
     _check_declared(clip, Size(array.shape[1], array.shape[2]), wanted)
-    return list(array)
+    return array
 
 
 def _check_declared(clip: CameraClip, size: Size, wanted: _Wanted) -> None:
@@ -115,9 +115,7 @@ def _check_declared(clip: CameraClip, size: Size, wanted: _Wanted) -> None:
         raise _refusal(wanted.pointer, "width and height are not those of the array", str(size), str(declared))
 
 
-def _read_frames(
-    content: object, clip: CameraClip, pointer: str, wanted: _Wanted
-) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
+def _read_frames(content: object, clip: CameraClip, pointer: str, wanted: _Wanted) -> _Frames:
     if not isinstance(content, list):
         raise _refusal(pointer, "is neither a list nor an array", "a list of pictures")
     if clip.encoding is Encoding.MP4:
@@ -141,8 +139,8 @@ def _read_frame(item: object, clip: CameraClip, pointer: str, wanted: _Wanted) -
         raise _refusal(pointer, str(error), f"{wanted.size} RGB") from None
 
 
-def _read_bytes(content: object, pointer: str) -> bytes:
-    if isinstance(content, bytes):
+def _read_bytes(content: object, pointer: str) -> Encoded:
+    if isinstance(content, bytes | memoryview):
         return content
     if not isinstance(content, str):
         raise _refusal(pointer, "is neither text nor bytes", "base64")
@@ -160,9 +158,9 @@ def _from_base64(text: str) -> bytes:
     return b"".join(binascii.a2b_base64(piece, strict_mode=True) for piece in pieces)
 
 
-def _read_data(data: bytes, clip: CameraClip, pointer: str, wanted: _Wanted) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
+def _read_data(data: Encoded, clip: CameraClip, pointer: str, wanted: _Wanted) -> _Frames:
     if clip.encoding is Encoding.RAW_RGB8:
-        return list(_read_raw(data, clip, pointer, wanted, num_frames=wanted.num_frames))
+        return _read_raw(data, clip, pointer, wanted, num_frames=wanted.num_frames)
     if clip.encoding is not Encoding.MP4:
         raise _refusal(pointer, "pictures go into frames, data is for mp4 and raw_rgb8")
     try:
@@ -172,7 +170,7 @@ def _read_data(data: bytes, clip: CameraClip, pointer: str, wanted: _Wanted) -> 
 
 
 def _read_raw(
-    data: bytes, clip: CameraClip, pointer: str, wanted: _Wanted, *, num_frames: range
+    data: Encoded, clip: CameraClip, pointer: str, wanted: _Wanted, *, num_frames: range
 ) -> UInt8[np.ndarray, "t h w 3"]:
     if clip.width is None or clip.height is None:
         raise _refusal(wanted.pointer, "raw_rgb8 needs width and height")
@@ -192,7 +190,8 @@ def _check_count(count: int, pointer: str, wanted: _Wanted) -> None:
         raise _refusal(pointer, "the number of frames is wrong", expected, received)
 
 
-def _fit(frames: Sequence[UInt8[np.ndarray, "y x 3"]], wanted: _Wanted) -> ReadFrames:
+def _fit(frames: _Frames, wanted: _Wanted) -> ReadFrames:
+    """Check frames and bring them to their size. An array that fits is returned as it is, without a copy."""
     _check_count(len(frames), wanted.pointer, wanted)
     found = [Size(*frame.shape[:2]) for frame in frames]
     odd = [size for size in found if size != wanted.size]

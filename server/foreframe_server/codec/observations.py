@@ -1,7 +1,7 @@
 """An upload's document to a checked observation, and what became of it to bytes. Knows no route and no store."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foreframe_engines import Contract
 from foreframe_server.calls import Call, CallOptions
@@ -9,8 +9,8 @@ from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import STATE_POINTER, ObservationReader, Recall, check_model
 from foreframe_server.codec.documents import Document, write_document
 from foreframe_server.codec.media import Media
+from foreframe_server.codec.oddities import find_outliers, find_unit_doubts
 from foreframe_server.codec.reply import EncodedReply
-from foreframe_server.codec.states import find_outliers
 from foreframe_server.codec.tokens import context_frames
 from foreframe_server.codec.validation import validate
 from foreframe_server.errors import InvalidRequest, Reason
@@ -45,10 +45,13 @@ def decode_observation(
     observed = ObservationReader(contract, bounds, observation_frames(contract)).read_sent(request.observation)
     states = observed.observation.states
     pointers = [f"{STATE_POINTER}/values/{row}" for row in range(len(states))]
-    outliers = find_outliers(states, contract.state, pointers)
-    return AskedObservation(
-        observed.observation, request.ttl_s, CallOptions(), accepted, (*observed.warnings, *outliers)
+    odd = (
+        *find_outliers(states, contract.state, pointers, [observed.layout] * len(states)),
+        *find_unit_doubts(states, contract.state, f"{STATE_POINTER}/values"),
     )
+    # What is held would hold the whole body with it: its arrays may be views of that.
+    held = replace(observed.observation, frames=observed.observation.frames.copy(), states=states.copy())
+    return AskedObservation(held, request.ttl_s, CallOptions(), accepted, (*observed.warnings, *odd))
 
 
 def observation_frames(contract: Contract) -> range:

@@ -19,7 +19,15 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from foreframe_server.schemas import Encoding
 
+Encoded = bytes | memoryview
+"""What a picture or a clip is read from; not copied until a decoder needs it to be."""
+
 JPEG_QUALITY = 95
+MAX_SIDE = 8192
+_MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
+_PNG_DEPTH_AT = 24
+_ORIENTATION = 0x0112
 _READERS: dict[Encoding, type[ImageFile]] = {
     Encoding.PNG: PngImageFile,
     Encoding.JPEG: JpegImageFile,
@@ -47,7 +55,7 @@ class Size:
         return f"{self.width}x{self.height}"
 
 
-def decode_picture(data: bytes, encoding: Encoding, size: Size, *, max_pad_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+def decode_picture(data: Encoded, encoding: Encoding, size: Size, *, max_pad_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     """Decode one still 8-bit RGB picture of exactly `size`.
 
     With `max_pad_pixels` above 0 a picture of another size, up to so many pixels, is decoded in its own size.
@@ -56,6 +64,7 @@ def decode_picture(data: bytes, encoding: Encoding, size: Size, *, max_pad_pixel
     try:
         with _open(data, encoding) as picture:
             _check_header(picture, size, max_pad_pixels)
+            _check_effort(data, encoding)
             return np.asarray(picture)
     except PictureError:
         raise
@@ -63,7 +72,7 @@ def decode_picture(data: bytes, encoding: Encoding, size: Size, *, max_pad_pixel
         raise PictureError(f"is not a whole {encoding} picture") from None
 
 
-def _open(data: bytes, encoding: Encoding) -> ImageFile:
+def _open(data: Encoded, encoding: Encoding) -> ImageFile:
     # The reader's class is called itself: `Image.open` guesses formats and warns about sizes, and never refuses early.
     if encoding is Encoding.WEBP:
         _check_webp_canvas(data)
@@ -71,19 +80,36 @@ def _open(data: bytes, encoding: Encoding) -> ImageFile:
 
 
 def _check_header(picture: ImageFile, size: Size, max_pad_pixels: int) -> None:
-    width, height = picture.size
-    if (height, width) != (size.height, size.width) and width * height > max_pad_pixels:
-        raise PictureError(f"is {width}x{height} pixels, not {size}")
+    check_size(Size(picture.height, picture.width), size, max_pad_pixels)
     if getattr(picture, "n_frames", 1) != 1:
         raise PictureError("is animated")
     if picture.mode != "RGB":
         raise PictureError("is not RGB with 8 bits a channel")
+    if picture.info.get("exif") and picture.getexif().get(_ORIENTATION, 1) != 1:
+        raise PictureError("is stored turned; store its pixels upright")
+
+
+def check_size(found: Size, size: Size, max_pad_pixels: int) -> None:
+    """Refuse what is neither of a size nor small enough to be padded to it. Raises PictureError."""
+    if found == size:
+        return
+    if found.width * found.height > max_pad_pixels or max(found.width, found.height) > MAX_SIDE:
+        raise PictureError(f"is {found} pixels, not {size}")
+
+
+def _check_effort(data: Encoded, encoding: Encoding) -> None:
+    """Refuse what its header says little of: colours deeper than they would be kept, and scans without end."""
+    if encoding is Encoding.PNG and data[_PNG_DEPTH_AT] != 8:
+        raise PictureError("is not RGB with 8 bits a channel")
+    # Every scan of a progressive picture goes over all of its pixels again.
+    if encoding is Encoding.JPEG and bytes(data).count(_START_OF_SCAN) > _MAX_JPEG_SCANS:
+        raise PictureError(f"has more than {_MAX_JPEG_SCANS} scans")
 
 
 _MAX_WEBP_PIXELS = 4096 * 4096
 
 
-def _check_webp_canvas(data: bytes) -> None:
+def _check_webp_canvas(data: Encoded) -> None:
     """Refuse a large canvas: the library allocates it while it reads the header."""
     kind = data[12:16]
     if kind == b"VP8 ":

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foreframe_engines import Contract, EnsembleSpec, Query, Reducer, Sampling, StateSchema, Strategy
+from foreframe_engines import Contract, EnsembleSpec, Query, Reducer, Sampling, Strategy
 from foreframe_server.calls import CallOptions
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import ObservationReader, Recall, check_model
-from foreframe_server.codec.documents import Document, read_document
+from foreframe_server.codec.documents import Document
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
-from foreframe_server.codec.states import find_flat, find_outliers, read_states
+from foreframe_server.codec.states import read_states
 from foreframe_server.codec.validation import validate
 from foreframe_server.errors import CapabilityMissing, InvalidRequest, Reason
 from foreframe_server.schemas import (
@@ -24,13 +24,11 @@ from foreframe_server.schemas import (
     PictureEncoding,
     PredictionRequest,
     SamplingRequest,
-    StateCheckReply,
-    StateCheckRequest,
     VarianceDetail,
     Warned,
 )
+from foreframe_server.session_schemas import StepRequest
 
-MAX_CHECKED_ROWS = 4096
 _AHEAD = "/future/values"
 
 
@@ -63,16 +61,17 @@ def decode_prediction(document: Document, accepted: Media, contract: Contract, b
     """
     request = validate(PredictionRequest, document, [camera.name for camera in contract.cameras])
     _check_offered(request, contract)
-    _check_reply(request, accepted)
+    check_reply(request, accepted)
     count = contract.context_frames
     reader = ObservationReader(contract, bounds, range(count, count + 1))
     observed = reader.read(request.observation, request.observation_id, recall)
-    future = read_states(request.future.values, _AHEAD, contract.state, range(1, contract.horizon + 1))
+    num_rows = range(1, contract.horizon + 1)
+    future = read_states(request.future.values, _AHEAD, contract.state, num_rows, observed.layout)
     query = Query(
         model=contract.model,
         context=observed.observation.frames[-count:],
         states=np.concatenate([observed.observation.states[-count:], future]),
-        frame_indices=_frame_indices(request, len(future)),
+        frame_indices=read_frame_choice(request, len(future)),
         sampling=read_sampling(request.sampling, contract),
         ensemble=read_ensemble(request.ensemble, request.sampling.strategy, contract),
         priority=request.priority,
@@ -82,7 +81,7 @@ def decode_prediction(document: Document, accepted: Media, contract: Contract, b
     return Asked(
         query=query,
         options=CallOptions(request.deadline_ms, request.priority, request.on_deadline, request.cache),
-        reply=_reply_options(request, accepted),
+        reply=reply_options(request, accepted),
         warnings=observed.warnings + observed.find_odd_states(future, _AHEAD, contract.state),
     )
 
@@ -102,8 +101,8 @@ def _missing(pointer: str, message: str) -> CapabilityMissing:
     return CapabilityMissing("The model does not offer this.", reasons=[Reason(pointer, message)])
 
 
-def _check_reply(request: PredictionRequest, accepted: Media) -> None:
-    """Refuse what a reply of pictures alone cannot hold."""
+def check_reply(request: PredictionRequest | StepRequest, accepted: Media) -> None:
+    """Refuse what a reply of pictures alone cannot hold. Raises InvalidRequest."""
     if accepted in DOCUMENT_MEDIA:
         return
     if request.returns.members or (request.ensemble.reducer is Reducer.NONE and request.ensemble.size > 1):
@@ -112,7 +111,8 @@ def _check_reply(request: PredictionRequest, accepted: Media) -> None:
         raise _refusal("/return/variance", f"{accepted} cannot hold a variance map; accept JSON or msgpack")
 
 
-def _frame_indices(request: PredictionRequest, horizon: int) -> tuple[int, ...]:
+def read_frame_choice(request: PredictionRequest | StepRequest, horizon: int) -> tuple[int, ...]:
+    """Return the frames 1..horizon that are wanted. Raises InvalidRequest."""
     if request.frames == "all":
         return tuple(range(1, horizon + 1))
     if request.frames == "last":
@@ -152,7 +152,8 @@ def read_ensemble(asked: EnsembleRequest, strategy: Strategy, contract: Contract
     return EnsembleSpec(asked.size, asked.reducer, asked.noise, asked.tolerance)
 
 
-def _reply_options(request: PredictionRequest, accepted: Media) -> ReplyOptions:
+def reply_options(request: PredictionRequest | StepRequest, accepted: Media) -> ReplyOptions:
+    """Return how a reply is wanted."""
     returns = request.returns
     return ReplyOptions(
         media=accepted,
@@ -162,12 +163,3 @@ def _reply_options(request: PredictionRequest, accepted: Media) -> ReplyOptions:
         client_time=request.client_time,
         metadata=request.metadata,
     )
-
-
-def decode_state_check(body: bytes, media: Media, schema: StateSchema, bounds: Bounds) -> StateCheckReply:
-    """Read rows of states as a prediction would, and say what is odd about them. Raises as a prediction would."""
-    request = validate(StateCheckRequest, read_document(body, media, max_values=bounds.max_json_values))
-    states = read_states(request.values, "/values", schema, range(1, MAX_CHECKED_ROWS + 1))
-    pointers = [f"/values/{row}" for row in range(len(states))]
-    warnings = [*find_outliers(states, schema, pointers), *find_flat(states, "/values")]
-    return StateCheckReply(name=schema.name, rows=len(states), dim=schema.dim, warnings=warnings)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,7 +13,7 @@ from foreframe_server.calls import Answer, Call, Timings
 from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
 from foreframe_server.codec.pictures import encode_jpeg, encode_png, encode_webp
-from foreframe_server.codec.query import Asked
+from foreframe_server.codec.query import ReplyOptions
 from foreframe_server.codec.video import encode_mp4
 from foreframe_server.schemas import (
     DegradedReply,
@@ -41,7 +42,21 @@ class EncodedReply:
     headers: Mapping[str, str]
 
 
-def encode_prediction(asked: Asked, answer: Answer, contract: Contract, call: Call) -> EncodedReply:
+class Replied(Protocol):
+    """A request of which only matters how its reply is wanted."""
+
+    @property
+    def reply(self) -> ReplyOptions:
+        """How it is wanted."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[Warned, ...]:
+        """What was changed or looks odd."""
+        ...
+
+
+def encode_prediction(asked: Replied, answer: Answer, contract: Contract, call: Call) -> EncodedReply:
     """Encode an answer as it was asked for. Sets `answer.timings.respond`."""
     start_s = time.monotonic()
     if asked.reply.media in DOCUMENT_MEDIA:
@@ -58,7 +73,7 @@ def _clip(media: Media, prediction: Prediction, fps: float) -> bytes:
     return encode_webp(prediction.frames, fps) if media is Media.WEBP else encode_png(prediction.frames[-1])
 
 
-def _headers(asked: Asked, answer: Answer) -> dict[str, str]:
+def _headers(asked: Replied, answer: Answer) -> dict[str, str]:
     prediction, degraded = answer.prediction, answer.degraded
     headers = {
         "X-Foreframe-Seed": str(prediction.sampling.seed),
@@ -72,19 +87,25 @@ def _headers(asked: Asked, answer: Answer) -> dict[str, str]:
     return headers
 
 
-def _document(asked: Asked, answer: Answer, contract: Contract, call: Call) -> bytes:
+def _document(asked: Replied, answer: Answer, contract: Contract, call: Call) -> bytes:
     start_s = time.monotonic()
-    document = _build(asked, answer, contract, call.request_id).model_dump(by_alias=True)
-    # The reply tells its own cost as far as it is known: pictures are encoded, only the envelope is left to write.
+    return write_prediction(build_reply(asked, answer, contract, call.request_id), asked.reply.media, call, start_s)
+
+
+def write_prediction(reply: PredictionReply, media: Media, call: Call, start_s: float) -> bytes:
+    """Write a reply that was begun at a time. It tells its own cost as far as that is known."""
+    document = reply.model_dump(by_alias=True)
+    # Pictures are encoded, only the envelope is left to write.
     now_s = time.monotonic()
     document["timings_ms"] |= {
         "respond": round((now_s - start_s) * 1000, 3),
         "total": round((now_s - call.received_s) * 1000, 3),
     }
-    return write_document(document, asked.reply.media)
+    return write_document(document, media)
 
 
-def _build(asked: Asked, answer: Answer, contract: Contract, request_id: str) -> PredictionReply:
+def build_reply(asked: Replied, answer: Answer, contract: Contract, request_id: str) -> PredictionReply:
+    """Put an answer into the reply's fields. `timings_ms` holds what is known so far."""
     prediction, encoding = answer.prediction, asked.reply.encoding
     uncertainty = _uncertainty(prediction, asked.reply.variance)
     is_blind = asked.reply.variance is VarianceDetail.MAP and uncertainty.map is None
@@ -96,7 +117,7 @@ def _build(asked: Asked, answer: Answer, contract: Contract, request_id: str) ->
         video=_video(prediction, contract.fps) if encoding is PictureEncoding.MP4 else None,
         members=_members(prediction.members, encoding) if asked.reply.has_members else None,
         uncertainty=uncertainty,
-        ensemble=_ensemble(asked, answer),
+        ensemble=_ensemble(answer),
         degraded=None if answer.degraded is None else DegradedReply(**asdict(answer.degraded)),
         deadline_met=answer.deadline_met,
         seed=prediction.sampling.seed,
@@ -156,16 +177,16 @@ def _uncertainty(prediction: Prediction, detail: VarianceDetail) -> Uncertainty:
     )
 
 
-def _ensemble(asked: Asked, answer: Answer) -> EnsembleReply:
-    prediction, query = answer.prediction, asked.query
+def _ensemble(answer: Answer) -> EnsembleReply:
+    prediction, ensemble = answer.prediction, answer.prediction.ensemble
     return EnsembleReply(
-        requested=query.ensemble.size,
+        requested=ensemble.size,
         members=prediction.num_members,
         from_cache=answer.from_cache,
         steps=prediction.sampling.steps,
         strategy=prediction.sampling.strategy,
-        reducer=query.ensemble.reducer,
-        noise=query.ensemble.noise,
+        reducer=ensemble.reducer,
+        noise=ensemble.noise,
         correlation=prediction.correlation,
         effective_members=prediction.effective_members,
         standard_error=prediction.standard_error,

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from foreframe_engines import Contract, StateSchema
+from foreframe_engines import Contract
 from foreframe_engines.types import TokenSpec
 from foreframe_server.calls import CallOptions
 from foreframe_server.codec.bounds import Bounds
 from foreframe_server.codec.context import STATE_POINTER, ObservationReader, Observed, Recall, check_model
 from foreframe_server.codec.documents import Document
 from foreframe_server.codec.media import Media
+from foreframe_server.codec.oddities import find_outliers, find_unit_doubts
 from foreframe_server.codec.query import read_ensemble, read_sampling
-from foreframe_server.codec.states import find_outliers, read_rows
+from foreframe_server.codec.states import read_rows
 from foreframe_server.codec.terms import TermReader, refusal
 from foreframe_server.codec.validation import validate
 from foreframe_server.errors import CapabilityMissing, NonFinite, Reason, StateDimMismatch
@@ -28,6 +29,7 @@ from foreframe_server.scores import (
     ScoreQuery,
     TermKind,
 )
+from foreframe_server.state_layout import StateLayout
 
 _VALUES = "/candidates/values"
 _MAX_REPORTED = 8
@@ -67,7 +69,7 @@ def decode_scores(
     reader = ObservationReader(contract, bounds, _context_lengths(contract, needs))
     observed = reader.read(request.observation, request.observation_id, recall)
     lengths = _row_counts(contract, needs, observed)
-    candidates = _read_candidates(request, contract, lengths, bounds.max_candidates)
+    candidates = _CandidateReader(contract, lengths, observed.layout).read(request, bounds.max_candidates)
     return AskedScores(
         query=_build_query(request, contract, observed, candidates),
         options=CallOptions(request.deadline_ms, request.priority),
@@ -133,25 +135,48 @@ def _num_grids(observed: Observed, tokens: TokenSpec) -> int:
     return windows * tokens.window_grids
 
 
-def _read_candidates(
-    request: ScoreRequest, contract: Contract, lengths: range, max_candidates: int
-) -> tuple[Candidate, ...]:
-    plans = _split(request.candidates.values, contract.state.dim)
-    most = max_candidates if contract.tokens is None else min(max_candidates, contract.tokens.max_candidates)
-    if len(plans) not in range(1, most + 1):
-        raise refusal(
-            _VALUES, "the number of candidates is wrong", f"1 to {most} candidates", f"{len(plans)} candidates"
+@dataclass(frozen=True, slots=True)
+class _CandidateReader:
+    """Reads plans whose rows are written as the layout says; `lengths` says how many rows each may have."""
+
+    contract: Contract
+    lengths: range
+    layout: StateLayout
+
+    def read(self, request: ScoreRequest, max_candidates: int) -> tuple[Candidate, ...]:
+        """Read every plan. Raises InvalidRequest and its kin."""
+        plans, tokens = _split(request.candidates.values, self.contract.state.dim), self.contract.tokens
+        most = max_candidates if tokens is None else min(max_candidates, tokens.max_candidates)
+        if len(plans) not in range(1, most + 1):
+            raise refusal(
+                _VALUES, "the number of candidates is wrong", f"1 to {most} candidates", f"{len(plans)} candidates"
+            )
+        ids = _read_ids(request.candidates.ids, len(plans))
+        rows = self._read_plans(plans)
+        faults = [self._find_fault(plan, f"{_VALUES}/{index}") for index, plan in enumerate(rows)]
+        if None not in faults:
+            reasons = [fault for fault in faults if fault is not None][:_MAX_REPORTED]
+            raise NonFinite("Every candidate holds a number that is not finite.", reasons=reasons)
+        return tuple(
+            Candidate(index, ids[index], plan, None if fault is None else f"{fault.pointer} {fault.message}")
+            for index, (plan, fault) in enumerate(zip(rows, faults, strict=True))
         )
-    ids = _read_ids(request.candidates.ids, len(plans))
-    rows = _read_plans(plans, contract.state, lengths)
-    faults = [_find_fault(plan, f"{_VALUES}/{index}") for index, plan in enumerate(rows)]
-    if None not in faults:
-        reasons = [fault for fault in faults if fault is not None][:_MAX_REPORTED]
-        raise NonFinite("Every candidate holds a number that is not finite.", reasons=reasons)
-    return tuple(
-        Candidate(index, ids[index], plan, None if fault is None else f"{fault.pointer} {fault.message}")
-        for index, (plan, fault) in enumerate(zip(rows, faults, strict=True))
-    )
+
+    def _read_plans(self, plans: Sequence[object]) -> list[Float32[np.ndarray, "h d"]]:
+        """Read the first candidate's rows, then the others', which must be as many."""
+        first = self._read_rows(plans[0], 0, self.lengths)
+        equal = range(len(first), len(first) + 1)
+        return [first, *(self._read_rows(plan, index, equal) for index, plan in enumerate(plans[1:], 1))]
+
+    def _read_rows(self, plan: object, index: int, lengths: range) -> Float32[np.ndarray, "h d"]:
+        return read_rows(plan, f"{_VALUES}/{index}", self.contract.state, lengths, self.layout)
+
+    def _find_fault(self, plan: Float32[np.ndarray, "h d"], pointer: str) -> Reason | None:
+        wrong = np.argwhere(~np.isfinite(plan))
+        if not len(wrong):
+            return None
+        row, column = int(wrong[0][0]), self.layout.column(int(wrong[0][1]))
+        return Reason(f"{pointer}/{row}/{column}", "is not finite as float32", "a finite number")
 
 
 def _split(values: object, dim: int) -> Sequence[object]:
@@ -175,22 +200,6 @@ def _read_ids(ids: Sequence[str] | None, count: int) -> Sequence[str]:
     return ids
 
 
-def _read_plans(plans: Sequence[object], schema: StateSchema, lengths: range) -> list[Float32[np.ndarray, "h d"]]:
-    """Read the first candidate's rows, then the others', which must be as many."""
-    first = read_rows(plans[0], f"{_VALUES}/0", schema, lengths)
-    equal = range(len(first), len(first) + 1)
-    others = [read_rows(plan, f"{_VALUES}/{index}", schema, equal) for index, plan in enumerate(plans[1:], 1)]
-    return [first, *others]
-
-
-def _find_fault(plan: Float32[np.ndarray, "h d"], pointer: str) -> Reason | None:
-    wrong = np.argwhere(~np.isfinite(plan))
-    if not len(wrong):
-        return None
-    row, column = wrong[0]
-    return Reason(f"{pointer}/{row}/{column}", "is not finite as float32", "a finite number")
-
-
 def _build_query(
     request: ScoreRequest, contract: Contract, observed: Observed, candidates: tuple[Candidate, ...]
 ) -> ScoreQuery:
@@ -199,7 +208,7 @@ def _build_query(
     ensemble = read_ensemble(request.ensemble, sampling.strategy, contract)
     if ensemble.tolerance is not None:
         raise refusal("/ensemble/tolerance", "would give candidates unequal ensembles", "no tolerance")
-    reader = TermReader(contract, ensemble, horizon)
+    reader = TermReader(contract, ensemble, horizon, observed.layout)
     return ScoreQuery(
         model=contract.model,
         observation=observed.observation,
@@ -245,4 +254,5 @@ def _find_odd_states(observed: Observed, candidates: Sequence[Candidate], contra
     for candidate in sound:
         pointers += [f"{_VALUES}/{candidate.index}/{row}" for row in range(len(candidate.rows))]
     states = np.concatenate([past, *(candidate.rows for candidate in sound)])
-    return tuple(find_outliers(states, contract.state, pointers))
+    outliers = find_outliers(states, contract.state, pointers, [observed.layout] * len(states))
+    return (*outliers, *find_unit_doubts(states, contract.state, _VALUES))

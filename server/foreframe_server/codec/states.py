@@ -1,6 +1,7 @@
-"""Rows of states from the wire: shape, numbers, finiteness, and what looks odd about them against the training data."""
+"""Rows of states from the wire, as a schema has them: shape, order, units, numbers, finiteness.
 
-from collections.abc import Sequence
+Knows how a request says that its rows are written, and nothing of what usual states look like.
+"""
 
 import numpy as np
 from jaxtyping import Float32
@@ -8,24 +9,26 @@ from jaxtyping import Float32
 from foreframe_engines import StateSchema
 from foreframe_server.codec.counts import describe_counts
 from foreframe_server.errors import InvalidRequest, NonFinite, Reason, StateDimMismatch
-from foreframe_server.schemas import ObservedState, Warned
+from foreframe_server.state_layout import AS_THE_SCHEMA, StateLayout
 
-MAX_SIGMA = 6.0
 _MAX_REPORTED = 8
-_MIN_STD = 1e-6
 
 
-def read_states(values: object, pointer: str, schema: StateSchema, num_rows: range) -> Float32[np.ndarray, "n d"]:
-    """Return rows of states in physical units; their number must lie in `num_rows`.
+def read_states(
+    values: object, pointer: str, schema: StateSchema, num_rows: range, layout: StateLayout = AS_THE_SCHEMA
+) -> Float32[np.ndarray, "n d"]:
+    """Return rows of states in the schema's order and units; their number must lie in `num_rows`.
 
     Raises StateDimMismatch, NonFinite or InvalidRequest, with a pointer to each wrong number.
     """
-    states = read_rows(values, pointer, schema, num_rows)
-    _check_finite(states, pointer)
+    states = read_rows(values, pointer, schema, num_rows, layout)
+    _check_finite(states, pointer, layout)
     return states
 
 
-def read_rows(values: object, pointer: str, schema: StateSchema, num_rows: range) -> Float32[np.ndarray, "n d"]:
+def read_rows(
+    values: object, pointer: str, schema: StateSchema, num_rows: range, layout: StateLayout = AS_THE_SCHEMA
+) -> Float32[np.ndarray, "n d"]:
     """Return rows as `read_states` does; their numbers may be NaN or infinite.
 
     Raises StateDimMismatch or InvalidRequest.
@@ -36,11 +39,13 @@ def read_rows(values: object, pointer: str, schema: StateSchema, num_rows: range
     else:
         rows = np.array(_check_list(values, pointer, schema, num_rows), np.float64)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(rows, np.float32)
+        return np.ascontiguousarray(layout.arrange(rows), np.float32)
 
 
-def read_state(values: object, pointer: str, schema: StateSchema) -> Float32[np.ndarray, " d"]:
-    """Return one row in physical units. Raises as `read_states`."""
+def read_state(
+    values: object, pointer: str, schema: StateSchema, layout: StateLayout = AS_THE_SCHEMA
+) -> Float32[np.ndarray, " d"]:
+    """Return one row in the schema's order and units. Raises as `read_states`."""
     one = range(1, 2)
     if isinstance(values, np.ndarray):
         _check_array(values[None], pointer, schema, one)
@@ -48,9 +53,9 @@ def read_state(values: object, pointer: str, schema: StateSchema) -> Float32[np.
     else:
         numbers = np.array(_check_row(values, pointer, schema, one), np.float64)
     with np.errstate(over="ignore"):
-        row = np.ascontiguousarray(numbers, np.float32)
+        row = np.ascontiguousarray(layout.arrange(numbers), np.float32)
     if not np.isfinite(row).all():
-        column = int(np.isfinite(row).argmin())
+        column = layout.column(int(np.isfinite(row).argmin()))
         reason = Reason(f"{pointer}/{column}", "is not finite as float32", "a finite number")
         raise NonFinite("The state holds a number that is not finite.", reasons=[reason])
     return row
@@ -92,50 +97,11 @@ def _mismatch(pointer: str, schema: StateSchema, num_rows: range, received: str)
     )
 
 
-def _check_finite(states: Float32[np.ndarray, "n d"], pointer: str) -> None:
+def _check_finite(states: Float32[np.ndarray, "n d"], pointer: str, layout: StateLayout) -> None:
     wrong = np.argwhere(~np.isfinite(states))
     if len(wrong):
         reasons = [
-            Reason(f"{pointer}/{row}/{column}", "is not finite as float32", "a finite number")
-            for row, column in wrong[:_MAX_REPORTED]
+            Reason(f"{pointer}/{row}/{layout.column(dim)}", "is not finite as float32", "a finite number")
+            for row, dim in wrong[:_MAX_REPORTED]
         ]
         raise NonFinite(f"{len(wrong)} numbers of the states are not finite.", reasons=reasons)
-
-
-def check_schema(state: ObservedState, pointer: str, schema: StateSchema) -> None:
-    """Compare the schema and units that a client names with the model's. Raises InvalidRequest."""
-    if state.schema_name not in (None, schema.name):
-        raise _unfit(f"{pointer}/schema", "is not the model's state schema", schema.name)
-    if state.units is not None and tuple(state.units) != schema.units:
-        raise _unfit(f"{pointer}/units", "are not the schema's; units are not converted")
-
-
-def _unfit(pointer: str, message: str, expected: str | None = None) -> InvalidRequest:
-    return InvalidRequest("The states cannot be used.", reasons=[Reason(pointer, message, expected)])
-
-
-def find_outliers(states: Float32[np.ndarray, "n d"], schema: StateSchema, pointers: Sequence[str]) -> list[Warned]:
-    """Warn of each dimension that leaves the training data by more than MAX_SIGMA deviations, at most 8, worst first.
-
-    pointers: where each row came from.
-    """
-    sigmas = np.abs(states.astype(np.float64) - schema.mean) / np.maximum(schema.std, _MIN_STD)
-    worst_rows = sigmas.argmax(axis=0)
-    worst = sigmas.max(axis=0)
-    columns = [int(column) for column in np.argsort(-worst)[:_MAX_REPORTED] if worst[column] > MAX_SIGMA]
-    return [
-        Warned(
-            code="state_out_of_range",
-            pointer=f"{pointers[worst_rows[column]]}/{column}",
-            message=f"{schema.names[column]} is {worst[column]:.1f} sigma from its mean in the training data",
-            sigma=round(float(worst[column]), 3),
-        )
-        for column in columns
-    ]
-
-
-def find_flat(states: Float32[np.ndarray, "n d"], pointer: str) -> list[Warned]:
-    """Warn when every row is the same: often a buffer that was never filled."""
-    if len(states) < 2 or not (states == states[0]).all():
-        return []
-    return [Warned(code="state_flat", pointer=pointer, message="every row of the states is the same")]

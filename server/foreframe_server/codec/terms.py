@@ -21,6 +21,7 @@ from foreframe_server.scores import (
     needs_rollout,
     needs_tokens,
 )
+from foreframe_server.state_layout import AS_THE_SCHEMA, StateLayout
 
 _MIN_SMOOTH_ROWS = 2
 _PARAMS: Mapping[TermKind, frozenset[str]] = {
@@ -31,11 +32,15 @@ _PARAMS: Mapping[TermKind, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class TermReader:
-    """Reads terms about candidates of `horizon` rows, for a contract and an ensemble."""
+    """Reads terms about candidates of `horizon` rows, for a contract and an ensemble.
+
+    layout: how the request's states are written.
+    """
 
     contract: Contract
     ensemble: EnsembleSpec
     horizon: int
+    layout: StateLayout = AS_THE_SCHEMA
 
     def read(self, asked: TermRequest, pointer: str) -> Term:
         """Read one term. Raises InvalidRequest and its kin, or CapabilityMissing, with a pointer."""
@@ -73,7 +78,7 @@ class TermReader:
     def _read_goal_state(self, params: TermParams, pointer: str) -> GoalState:
         if params.values is None:
             raise refusal(f"{pointer}/values", "is missing")
-        values = read_state(params.values, f"{pointer}/values", self.contract.state)
+        values = read_state(params.values, f"{pointer}/values", self.contract.state, self.layout)
         return GoalState(values, self._read_dims(params.dims, f"{pointer}/dims"))
 
     def _read_dims(self, dims: list[int | str] | None, pointer: str) -> tuple[int, ...]:
@@ -81,7 +86,7 @@ class TermReader:
         if dims is None:
             return tuple(range(schema.dim))
         places = {name: index for index, name in enumerate(schema.names)}
-        chosen = [places.get(dim, -1) if isinstance(dim, str) else dim for dim in dims]
+        chosen = [places.get(dim, -1) if isinstance(dim, str) else self._place(dim) for dim in dims]
         for position, index in enumerate(chosen):
             if index not in range(schema.dim):
                 expected = f"0..{schema.dim - 1}, or a name of the state schema"
@@ -89,6 +94,10 @@ class TermReader:
             if index in chosen[:position]:
                 raise refusal(f"{pointer}/{position}", "names a dimension twice", "each once")
         return tuple(chosen)
+
+    def _place(self, column: int) -> int:
+        """Return which number of the schema stands in a column of the request's rows; -1 for no column."""
+        return self.layout.dimension(column) if column in range(self.contract.state.dim) else -1
 
     def _read_spread(self, pointer: str) -> Spread:
         if self.ensemble.size < 2:

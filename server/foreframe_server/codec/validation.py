@@ -13,8 +13,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _MAX_REASONS = 8
 _KINDS: Mapping[type, str] = {
-    bool: "a boolean", int: "a whole number", float: "a number", str: "text", bytes: "bytes", list: "a list",
-    dict: "an object", type(None): "null",
+    bool: "a boolean", int: "a whole number", float: "a number", str: "text", bytes: "bytes", memoryview: "bytes",
+    list: "a list", dict: "an object", type(None): "null",
 }  # fmt: skip
 
 

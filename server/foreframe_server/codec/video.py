@@ -1,6 +1,6 @@
 """Frames as one H.264 clip in an mp4 container. Knows sizes and counts, not contracts.
 
-Reading is bounded by the stream's header before a frame is decoded, and stops after the frames that are wanted.
+Reading is bounded by the file's header before a frame is decoded, and stops after the frames that are wanted.
 """
 
 import io
@@ -12,26 +12,36 @@ import numpy as np
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from foreframe_server.codec.pictures import PictureError, Size
+from foreframe_server.codec.clip_header import check_claims
+from foreframe_server.codec.pictures import Encoded, PictureError, Size, check_size
 
 _CODECS = frozenset({"h264"})
 _CRF = "18"
 _MACROBLOCK = 16
+_MAX_SAMPLES = 16_384
+"""Of all tracks of a clip, sound included."""
 _INDEX_BYTES = 2048
 _INDEX_BYTES_PER_FRAME = 32
 
 
-def decode_mp4(data: bytes, num_frames: int, size: Size, *, max_pad_pixels: int) -> list[UInt8[np.ndarray, "h w 3"]]:
+def decode_mp4(data: Encoded, num_frames: int, size: Size, *, max_pad_pixels: int) -> list[UInt8[np.ndarray, "h w 3"]]:
     """Decode a clip; never more than `num_frames + 1` frames, so that a longer one shows.
 
+    Every coded frame counts: edit lists, which hide some from players, are not followed.
     With `max_pad_pixels` above 0 frames of another size, up to so many pixels, come in their own size.
     Raises PictureError.
     """
+    file = bytes(data)
+    check_claims(file, _MAX_SAMPLES)
+    # A stream may change its size inside, and is looked into while it is opened: the decoder itself refuses to
+    # allocate more than this.
+    pixels = max((size.height + _MACROBLOCK) * (size.width + _MACROBLOCK), max_pad_pixels)
+    options = {"max_pixels": str(pixels), "threads": "1", "ignore_editlist": "1"}
     try:
         # The container is named: no probing, so no format that opens other files or addresses.
-        with av.open(io.BytesIO(data), "r", format="mp4") as container:
+        with av.open(io.BytesIO(file), "r", format="mp4", options=options) as container:
             stream = container.streams.video[0]
-            _check_stream(stream, size, max_pad_pixels)
+            _check_stream(stream, num_frames, size, max_pad_pixels)
             frames = container.decode(stream)
             return [_pixels(frame, size, max_pad_pixels) for frame in itertools.islice(frames, num_frames + 1)]
     except (av.error.FFmpegError, IndexError, ValueError, AttributeError) as error:  # no codec context: an attribute
@@ -40,23 +50,17 @@ def decode_mp4(data: bytes, num_frames: int, size: Size, *, max_pad_pixels: int)
         raise PictureError("is not a whole mp4 clip") from None
 
 
-def _check_stream(stream: VideoStream, size: Size, max_pad_pixels: int) -> None:
+def _check_stream(stream: VideoStream, num_frames: int, size: Size, max_pad_pixels: int) -> None:
     context = stream.codec_context
     if context.name not in _CODECS:
         raise PictureError("is not H.264")
-    _check_size(Size(context.height, context.width), size, max_pad_pixels)
-    # A stream may change its size inside; the decoder itself then refuses to allocate more than this.
-    pixels = (size.height + _MACROBLOCK) * (size.width + _MACROBLOCK)
-    context.options = {"max_pixels": str(max(pixels, max_pad_pixels)), "threads": "1"}
-
-
-def _check_size(found: Size, size: Size, max_pad_pixels: int) -> None:
-    if found != size and found.width * found.height > max_pad_pixels:
-        raise PictureError(f"is {found} pixels, not {size}")
+    check_size(Size(context.height, context.width), size, max_pad_pixels)
+    if stream.frames > num_frames:
+        raise PictureError(f"holds {stream.frames} frames, {num_frames} at most")
 
 
 def _pixels(frame: av.VideoFrame, size: Size, max_pad_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
-    _check_size(Size(frame.height, frame.width), size, max_pad_pixels)
+    check_size(Size(frame.height, frame.width), size, max_pad_pixels)
     return frame.to_ndarray(format="rgb24")
 
 

@@ -6,8 +6,20 @@ from dataclasses import dataclass, fields, replace
 from starlette.requests import Request
 
 from foreframe_server.calls import Call, CallOptions, StageTimings
-from foreframe_server.codec import DOCUMENT_MEDIA, Media, read_accept, read_content_type
+from foreframe_server.codec import (
+    BODY_MEDIA,
+    DOCUMENT_MEDIA,
+    Document,
+    Form,
+    FormReader,
+    Media,
+    read_accept,
+    read_content_type,
+    read_document,
+    read_form,
+)
 from foreframe_server.errors import InvalidRequest, Reason
+from foreframe_server.routes.host import host_of
 from foreframe_server.schemas import MAX_DEADLINE_MS
 
 _DEADLINE_HEADER = "x-deadline-ms"
@@ -18,7 +30,7 @@ _NO_STAGES = frozenset({"step_batch_mean", "cold"})
 class Received:
     """A whole body, how it is written, how the reply is wanted, and when it was there."""
 
-    body: bytes
+    body: memoryview | Form
     media: Media
     accepted: Media
     at_s: float
@@ -32,10 +44,34 @@ class Received:
 async def receive(request: Request, offered: tuple[Media, ...] = DOCUMENT_MEDIA) -> Received:
     """Check the headers, then read the body. Raises UnsupportedMedia, InvalidRequest, or what the body's bounds do."""
     accepted = read_accept(request.headers.get("accept"), offered)
-    media = read_content_type(request.headers.get("content-type"))
+    content_type = request.headers.get("content-type")
+    media = read_content_type(content_type, BODY_MEDIA)
     _header_deadline_s(request)
-    body = await request.body()
-    return Received(body, media, accepted, time.monotonic())
+    if media is Media.MULTIPART:
+        return Received(await _receive_form(request, content_type or ""), media, accepted, time.monotonic())
+    return Received(await _receive_body(request), media, accepted, time.monotonic())
+
+
+async def _receive_body(request: Request) -> memoryview:
+    body = host_of(request).bodies.open(request.headers.get("content-length"))
+    async for piece in request.stream():
+        body.add(piece)
+    return body.close()
+
+
+async def _receive_form(request: Request, content_type: str) -> Form:
+    reader, body = FormReader(content_type), host_of(request).bodies.open(request.headers.get("content-length"))
+    async for piece in request.stream():
+        reader.feed(piece)
+        body.add(piece)
+    return reader.close(body.close())
+
+
+def read_received(received: Received, *, max_values: int) -> Document:
+    """Read a body into its document; may take long. Raises InvalidRequest."""
+    if isinstance(received.body, Form):
+        return read_form(received.body, max_values=max_values)
+    return read_document(received.body, received.media, max_values=max_values)
 
 
 def receive_ms(request: Request, received: Received) -> float:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from foreframe_server.codec import Media
+from foreframe_server.codec import PART_KEY, REQUEST_PART, Media
 from foreframe_server.schemas import PredictionReply
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -24,10 +24,30 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         "schema": {"$ref": _REFERENCE.format(model="Problem")}}}},
 }  # fmt: skip
 
+TENSOR_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": each["description"], "content": {Media.JSON.value: {
+        "schema": {"$ref": _REFERENCE.format(model="TensorProblem")}}}}
+    for status, each in PROBLEMS.items()
+}  # fmt: skip
+
 
 def document_body(model: type[BaseModel]) -> dict[str, object]:
     """Describe a request body in JSON or msgpack."""
     return {"requestBody": {"required": True, **document_reply(model)}}
+
+
+def media_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a request body in JSON, msgpack, or in parts, the bytes of which a document names."""
+    schema = {
+        "type": "object",
+        "description": f'`{{"{PART_KEY}": name}}` in `{REQUEST_PART}` stands for the bytes of the part of that name; '
+        "with `dtype` and `shape` beside it for an array of them in C order. Every part is named.",
+        "properties": {REQUEST_PART: {"$ref": _REFERENCE.format(model=model.__name__)}},
+        "required": [REQUEST_PART],
+        "additionalProperties": _BINARY["schema"],
+    }
+    content = {**document_reply(model)["content"], Media.MULTIPART.value: {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def document_reply(model: type[BaseModel]) -> dict[str, Any]:
@@ -38,5 +58,21 @@ def document_reply(model: type[BaseModel]) -> dict[str, Any]:
 
 def clip_replies() -> dict[str, Any]:
     """Describe replies that are a document, pictures alone or events, by Accept."""
-    pictures = {media.value: _BINARY for media in (Media.MP4, Media.PNG, Media.WEBP)}
-    return {"content": {**document_reply(PredictionReply)["content"], **pictures, Media.EVENTS.value: _EVENTS}}
+    events = {Media.EVENTS.value: _EVENTS}
+    return {"content": {**document_reply(PredictionReply)["content"], **picture_replies(), **events}}
+
+
+def picture_replies() -> dict[str, Any]:
+    """Describe replies that are pictures alone, by Accept."""
+    return {media.value: _BINARY for media in (Media.MP4, Media.PNG, Media.WEBP)}
+
+
+def tensor_body(model: type[BaseModel]) -> dict[str, object]:
+    """Describe a request body of JSON, or of JSON and then tensors."""
+    return {"requestBody": {"required": True, **tensor_reply(model)}}
+
+
+def tensor_reply(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a reply of JSON, or of JSON and then tensors; a header says how long the JSON is."""
+    schema = {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
+    return {"content": {Media.JSON.value: schema, "application/octet-stream": _BINARY}}

@@ -13,9 +13,17 @@ from starlette.responses import Response
 
 from foreframe_engines import Contract
 from foreframe_server.calls import Call, CallOptions, StageTimings
-from foreframe_server.codec import DOCUMENT_MEDIA, Bounds, Document, EncodedReply, Media, Recall, read_document
+from foreframe_server.codec import DOCUMENT_MEDIA, Bounds, Document, EncodedReply, Media, Recall
 from foreframe_server.metrics import WIRE_STAGES
-from foreframe_server.routes.calls import Received, build_call, call_of, receive, receive_ms, timing_headers
+from foreframe_server.routes.calls import (
+    Received,
+    build_call,
+    call_of,
+    read_received,
+    receive,
+    receive_ms,
+    timing_headers,
+)
 from foreframe_server.routes.host import Host
 
 
@@ -80,7 +88,7 @@ async def open_request(
 
 
 def _read_body(exchange: Exchange[AskedT, AnsweredT], received: Received) -> AskedT:
-    document = read_document(received.body, received.media, max_values=exchange.host.bounds.max_json_values)
+    document = read_received(received, max_values=exchange.host.bounds.max_json_values)
     return exchange.read(document, received.accepted)
 
 

@@ -1,6 +1,7 @@
 """What the routes serve from: the settings, the metrics and, once it is open, the model."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
@@ -10,14 +11,19 @@ from anyio import to_thread
 from starlette.requests import HTTPConnection
 
 from foreframe_engines import Contract
+from foreframe_server.bodies import Bodies
 from foreframe_server.codec import Bounds
 from foreframe_server.context_encoder import ContextEncoder
 from foreframe_server.errors import CapabilityMissing, NotReady
+from foreframe_server.kserve_sequences import SequenceBook
+from foreframe_server.kserve_statistics import InferenceCounts
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
 from foreframe_server.observations import ObservationStore
 from foreframe_server.score_service import ScoreService
 from foreframe_server.service import PredictionService
+from foreframe_server.session_clips import ShippedClips
+from foreframe_server.session_service import SessionService
 from foreframe_server.settings import Settings
 from foreframe_server.token_reader import TokenReader
 
@@ -38,8 +44,8 @@ class HostedModel:
 class Host:
     """One server's parts. `model` is None until it is open; `has_failed` says that it never will be.
 
-    `service` and `scores` stay None for a model that predicts nothing, `reader` and `likelihoods` for one without
-    tokens.
+    `service`, `sessions` and `scores` stay None for a model that predicts nothing, `reader` and `likelihoods` for one
+    without tokens.
     """
 
     settings: Settings
@@ -50,7 +56,12 @@ class Host:
     reader: TokenReader | None = None
     likelihoods: LikelihoodService | None = None
     scores: ScoreService | None = None
+    sessions: SessionService | None = None
+    clips: ShippedClips = field(default_factory=ShippedClips)
     has_failed: bool = False
+    inference_counts: defaultdict[str, InferenceCounts] = field(default_factory=lambda: defaultdict(InferenceCounts))
+    sequences: SequenceBook = field(default_factory=SequenceBook)
+    bodies: Bodies = field(default_factory=Bodies)
     observations: ObservationStore = field(init=False)
     codec_slots: anyio.CapacityLimiter = field(init=False)
 
@@ -115,6 +126,13 @@ class Host:
         if self.scores is None:
             raise CapabilityMissing("The model scores no futures.")
         return self.scores
+
+    def open_sessions(self) -> SessionService:
+        """Return the service of sessions. Raises as `open_service`."""
+        self.open_model()
+        if self.sessions is None:
+            raise _no_future()
+        return self.sessions
 
     async def compute(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run codec work in one of the codec's threads."""

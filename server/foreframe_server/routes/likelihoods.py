@@ -7,7 +7,7 @@ from starlette.responses import Response
 from foreframe_server.codec import AskedLikelihood, decode_likelihood, encode_likelihood
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
 from foreframe_server.likelihoods import LikelihoodAnswer
-from foreframe_server.routes.contents import PROBLEMS, document_body, document_reply
+from foreframe_server.routes.contents import PROBLEMS, document_reply, media_body
 from foreframe_server.routes.exchange import Exchange, respond
 from foreframe_server.routes.host import Host, host_of
 
@@ -29,7 +29,7 @@ def likelihood_exchange(host: Host) -> Exchange[AskedLikelihood, LikelihoodAnswe
 @router.post(
     "/v1/likelihoods",
     summary="Count the bits of frames, or of their ids, that did happen after an observation",
-    openapi_extra=document_body(LikelihoodRequest),
+    openapi_extra=media_body(LikelihoodRequest),
     responses={200: {"description": "The bits of the target.", **document_reply(LikelihoodReply)}, **PROBLEMS},
     response_class=Response,
 )

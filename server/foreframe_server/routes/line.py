@@ -32,14 +32,17 @@ class Line:
             raise PayloadTooLarge(f"A message may have {self._max_bytes} bytes.")
         return data
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | str) -> None:
         """Send a frame once those before it are taken. Raises WebSocketDisconnect when nobody takes it."""
         async with self._turn:
             if self._websocket.application_state is not WebSocketState.CONNECTED:
                 raise WebSocketDisconnect(1006)
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    await self._websocket.send_bytes(data)
+                    if isinstance(data, str):
+                        await self._websocket.send_text(data)
+                    else:
+                        await self._websocket.send_bytes(data)
             except TimeoutError:
                 self._websocket.state.problem_code = ClientLeft.code
                 raise WebSocketDisconnect(1006) from None

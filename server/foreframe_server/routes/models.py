@@ -1,11 +1,11 @@
-"""What is served: model contracts, state schemas, and a dry run of states against a schema."""
+"""What is served: model contracts, state schemas of models and of known robots, and a dry run of states."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.requests import Request
 
-from foreframe_engines import Contract, StateSchema
+from foreframe_engines import Contract
 from foreframe_server.codec import decode_state_check, read_content_type
 from foreframe_server.errors import UnknownModel
 from foreframe_server.likelihood_service import LikelihoodService
@@ -16,11 +16,17 @@ from foreframe_server.schemas import (
     ModelContract,
     ModelList,
     SamplerReply,
-    StateCheckReply,
-    StateCheckRequest,
-    StateSchemaList,
-    StateSchemaReply,
     TokensReply,
+)
+from foreframe_server.state_check_schemas import StateCheckReply, StateCheckRequest, StateSchemaList, StateSchemaReply
+from foreframe_server.state_schemas import (
+    GENERIC,
+    RegisteredSchema,
+    Semantics,
+    UnitSource,
+    find_kin,
+    find_schema,
+    registered_schemas,
 )
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
@@ -89,16 +95,20 @@ def _tokens_reply(contract: Contract, likelihoods: LikelihoodService | None) -> 
     )
 
 
-@router.get("/v1/state-schemas", summary="List the state schemas of the loaded models")
+@router.get("/v1/state-schemas", summary="List state schemas")
 async def list_state_schemas(request: Request) -> StateSchemaList:
-    """List every schema."""
-    return StateSchemaList(state_schemas=[_schema_reply(host_of(request).open_contract().state)])
+    """List the loaded model's schema, then those of known robots."""
+    own = host_of(request).open_contract()
+    others = [schema for schema in registered_schemas() if schema.name != own.state.name]
+    replies = [_own_reply(own), *(_registered_reply(schema) for schema in others)]
+    return StateSchemaList(state_schemas=replies, patterns=[GENERIC])
 
 
 @router.get("/v1/state-schemas/{name}", summary="Read a state schema")
 async def read_state_schema(request: Request, name: _Name) -> StateSchemaReply:
-    """Read one schema: names, units and training statistics."""
-    return _schema_reply(_schema(request, name))
+    """Read one schema: names, units, ranges, and the statistics of a loaded model's."""
+    own = host_of(request).open_contract()
+    return _own_reply(own) if name == own.state.name else _registered_reply(_registered(name))
 
 
 @router.post(
@@ -108,19 +118,25 @@ async def read_state_schema(request: Request, name: _Name) -> StateSchemaReply:
 )
 async def check_states(request: Request, name: _Name) -> StateCheckReply:
     """Refuse what a prediction would refuse, and warn of what it would warn of."""
-    host, schema = host_of(request), _schema(request, name)
+    host = host_of(request)
+    own = host.open_contract().state
+    schema = own if name == own.name else _registered(name).as_state_schema()
     media = read_content_type(request.headers.get("content-type"))
     return await host.compute(decode_state_check, await request.body(), media, schema, host.bounds)
 
 
-def _schema(request: Request, name: str) -> StateSchema:
-    schema = host_of(request).open_contract().state
-    if name != schema.name:
-        raise UnknownModel("No loaded model uses a state schema of this name.")
+def _registered(name: str) -> RegisteredSchema:
+    schema = find_schema(name)
+    if schema is None:
+        raise UnknownModel("No loaded model uses a state schema of this name, and no known robot has one.")
     return schema
 
 
-def _schema_reply(schema: StateSchema) -> StateSchemaReply:
+def _own_reply(contract: Contract) -> StateSchemaReply:
+    schema = contract.state
+    kin = find_kin(schema.names)
+    no_limits: list[float | None] = [None] * schema.dim
+    no_semantics: list[Semantics | None] = [None] * schema.dim
     return StateSchemaReply(
         name=schema.name,
         dim=schema.dim,
@@ -130,4 +146,34 @@ def _schema_reply(schema: StateSchema) -> StateSchemaReply:
         std=schema.std.tolist(),
         low=schema.low.tolist(),
         high=schema.high.tolist(),
+        is_loaded=True,
+        description=f"States of {contract.model}.",
+        source="the model's contract",
+        rate_hz=contract.fps,
+        unit_sources=[UnitSource.STATED] * schema.dim,
+        minimum=no_limits,
+        maximum=no_limits,
+        semantics=no_semantics if kin is None else [dimension.semantics for dimension in kin.dimensions],
+    )
+
+
+def _registered_reply(schema: RegisteredSchema) -> StateSchemaReply:
+    dimensions, typical = schema.dimensions, schema.typical
+    return StateSchemaReply(
+        name=schema.name,
+        dim=len(dimensions),
+        names=list(schema.names),
+        units=list(schema.units),
+        mean=[each.mean for each in typical] or None,
+        std=[each.std for each in typical] or None,
+        low=None,
+        high=None,
+        is_loaded=False,
+        description=schema.description,
+        source=schema.source,
+        rate_hz=schema.rate_hz,
+        unit_sources=[dimension.unit_source for dimension in dimensions],
+        minimum=[dimension.low for dimension in dimensions],
+        maximum=[dimension.high for dimension in dimensions],
+        semantics=[dimension.semantics for dimension in dimensions],
     )

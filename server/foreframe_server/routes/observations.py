@@ -12,7 +12,7 @@ from foreframe_server.calls import Call, HoldTimings
 from foreframe_server.codec import AskedObservation, decode_observation, encode_observation
 from foreframe_server.observation_schemas import ObservationReply, ObservationRequest
 from foreframe_server.observations import HeldObservation
-from foreframe_server.routes.contents import PROBLEMS, document_body, document_reply
+from foreframe_server.routes.contents import PROBLEMS, document_reply, media_body
 from foreframe_server.routes.exchange import Exchange, respond
 from foreframe_server.routes.host import Host, host_of
 
@@ -38,7 +38,7 @@ async def _hold(host: Host, asked: AskedObservation, call: Call) -> HeldObservat
 @router.post(
     "/v1/observations",
     summary="Upload and encode an observation once, to be named by its id until it expires",
-    openapi_extra=document_body(ObservationRequest),
+    openapi_extra=media_body(ObservationRequest),
     responses={200: {"description": "The observation is held.", **document_reply(ObservationReply)}, **PROBLEMS},
     response_class=Response,
 )

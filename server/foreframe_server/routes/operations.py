@@ -43,16 +43,20 @@ async def read_metrics(request: Request) -> Response:
     """Write every series."""
     host = host_of(request)
     host.metrics.observe_observations(len(host.observations), host.observations.num_bytes)
+    if host.sessions is not None:
+        host.sessions.store.forget_expired()
+        host.metrics.observe_sessions(len(host.sessions.store), host.sessions.store.num_bytes)
     return Response(host.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/version", summary="Which server this is")
 async def read_version() -> Version:
     """Name the installed version."""
-    return Version(version=_installed_version())
+    return Version(version=installed_version())
 
 
-def _installed_version() -> str:
+def installed_version() -> str:
+    """Return the version of the distribution, or that there is none."""
     try:
         return metadata.version("foreframe")
     except metadata.PackageNotFoundError:
@@ -79,6 +83,11 @@ async def read_limits(request: Request) -> Limits:
         observation_ttl_s=settings.observations.ttl_s,
         max_observation_ttl_s=settings.observations.max_ttl_s,
         max_observation_bytes=settings.observations.max_bytes,
+        session_ttl_s=settings.sessions.ttl_s,
+        max_session_ttl_s=settings.sessions.max_ttl_s,
+        max_sessions=settings.sessions.max_sessions,
+        max_session_bytes=settings.sessions.max_session_bytes,
+        max_step_rows=settings.sessions.max_step_rows,
         max_error_bytes=MAX_PROBLEM_BYTES,
         max_errors=MAX_REASONS,
     )

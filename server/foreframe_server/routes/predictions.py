@@ -8,8 +8,16 @@ from starlette.responses import Response
 
 from foreframe_engines import Contract
 from foreframe_server.calls import Answer, Call
-from foreframe_server.codec import Asked, EncodedReply, Media, decode_prediction, encode_prediction, read_accept
-from foreframe_server.routes.contents import PROBLEMS, clip_replies, document_body
+from foreframe_server.codec import (
+    REPLY_MEDIA,
+    Asked,
+    EncodedReply,
+    Media,
+    decode_prediction,
+    encode_prediction,
+    read_accept,
+)
+from foreframe_server.routes.contents import PROBLEMS, clip_replies, media_body
 from foreframe_server.routes.exchange import Exchange, respond
 from foreframe_server.routes.host import Host, host_of
 from foreframe_server.routes.progress import stream_prediction
@@ -40,7 +48,7 @@ def _encode(service: PredictionService, asked: Asked, answer: Answer, contract: 
 @router.post(
     "/v1/predictions",
     summary="Predict future frames for one observation and one future state sequence",
-    openapi_extra=document_body(PredictionRequest),
+    openapi_extra=media_body(PredictionRequest),
     responses={200: {"description": "The predicted frames.", **clip_replies()}, **PROBLEMS},
     response_class=Response,
 )
@@ -49,4 +57,4 @@ async def predict(request: Request) -> Response:
     exchange = prediction_exchange(host_of(request))
     if read_accept(request.headers.get("accept")) is Media.EVENTS:
         return await stream_prediction(request, exchange)
-    return await respond(request, exchange, tuple(Media))
+    return await respond(request, exchange, REPLY_MEDIA)

@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.websockets import WebSocket
 
 from foreframe_server.codec import Document, decode_streamed, take_fields
-from foreframe_server.errors import Forbidden, NotReady
-from foreframe_server.realtime_schemas import MessageKind, PredictOptions
+from foreframe_server.errors import Forbidden, InvalidRequest, NotReady, Reason
+from foreframe_server.realtime_schemas import MessageKind, PredictOptions, SessionName
 from foreframe_server.routes.calls import stage_times
 from foreframe_server.routes.conversation import ROUTE, Conversation, Incoming, Tell
 from foreframe_server.routes.exchange import AnsweredT, AskedT, Exchange, close_exchange, open_fields
@@ -23,6 +23,7 @@ from foreframe_server.routes.models import contract_reply
 from foreframe_server.routes.observations import observation_exchange
 from foreframe_server.routes.predictions import prediction_exchange
 from foreframe_server.routes.scores import score_exchange
+from foreframe_server.routes.sessions import create_exchange, reset_exchange, step_exchange
 from foreframe_server.routes.telling import Telling
 
 router = APIRouter()
@@ -38,16 +39,16 @@ class CrossSite(Forbidden):
 @router.websocket(ROUTE)
 async def talk(websocket: WebSocket) -> None:
     """Send the model's contract, then answer messages until either side ends it."""
-    _check_origin(websocket.headers)
+    check_origin(websocket.headers)
     host = host_of(websocket)
     await websocket.accept()
     line = Line(websocket, host.settings.http.max_message_bytes)
     with host.metrics.connected():
         conversation = Conversation(line, host, partial(_answer_message, host), websocket.state.request_id)
-        await conversation.hold(partial(_greet, host))
+        await conversation.hold(partial(greet, host))
 
 
-def _check_origin(headers: Headers) -> None:
+def check_origin(headers: Headers) -> None:
     """Refuse pages of other sites. Raises CrossSite."""
     if not all(is_same_site(origin, headers.get("host", "")) for origin in headers.getlist("origin")):
         raise CrossSite("The Origin header names another site than the Host header.")
@@ -63,7 +64,8 @@ def is_same_site(origin: str, host: str) -> bool:
     return port is not None and netloc.lower().removesuffix(port) == host.lower().removesuffix(port) != ""
 
 
-def _greet(host: Host) -> Document:
+def greet(host: Host) -> Document:
+    """Write what a connection is told first: the model's contract. Raises NotReady."""
     if not host.is_ready:
         raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
     return contract_reply(host).model_dump()
@@ -111,9 +113,28 @@ async def _tell_prediction(host: Host, incoming: Incoming, tell: Tell) -> None:
         await telling.leave()
 
 
+async def _step(host: Host, incoming: Incoming, tell: Tell) -> None:
+    session_id = take_fields(SessionName, incoming.message.fields).session_id
+    if session_id is None:
+        raise InvalidRequest("A step is of a session.", reasons=[Reason("/session_id", "is missing")])
+    await _answer(lambda host: step_exchange(host, session_id), host, incoming, tell)
+    host.open_sessions().prepare(session_id)
+
+
+async def _reset(host: Host, incoming: Incoming, tell: Tell) -> None:
+    """Put a session back to a start; without a session, start one."""
+    session_id = take_fields(SessionName, incoming.message.fields).session_id
+    if session_id is None:
+        await _answer(create_exchange, host, incoming, tell)
+    else:
+        await _answer(lambda host: reset_exchange(host, session_id), host, incoming, tell)
+
+
 _ANSWERS: Mapping[MessageKind, Callable[[Host, Incoming, Tell], Awaitable[None]]] = {
     MessageKind.PREDICT: _predict,
     MessageKind.SCORE: partial(_answer, score_exchange),
     MessageKind.LIKELIHOOD: partial(_answer, likelihood_exchange),
     MessageKind.OBSERVE: partial(_answer, observation_exchange),
+    MessageKind.STEP: _step,
+    MessageKind.RESET: _reset,
 }

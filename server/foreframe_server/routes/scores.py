@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from foreframe_server.codec import AskedScores, decode_scores, encode_scores
-from foreframe_server.routes.contents import PROBLEMS, document_body, document_reply
+from foreframe_server.routes.contents import PROBLEMS, document_reply, media_body
 from foreframe_server.routes.exchange import Exchange, respond
 from foreframe_server.routes.host import Host, host_of
 from foreframe_server.score_schemas import ScoreReply, ScoreRequest
@@ -25,7 +25,7 @@ def score_exchange(host: Host) -> Exchange[AskedScores, ScoreAnswer]:
 @router.post(
     "/v1/scores",
     summary="Rank candidate state sequences from one observation",
-    openapi_extra=document_body(ScoreRequest),
+    openapi_extra=media_body(ScoreRequest),
     responses={200: {"description": "The candidates' costs and ranks.", **document_reply(ScoreReply)}, **PROBLEMS},
     response_class=Response,
 )

@@ -118,8 +118,37 @@ FIELDS = {
     "another schema": (
         {"observation__state__schema": MARKER}, 422, "invalid_request", "/observation/state/schema",
     ),
-    "other units": (
-        {"observation__state__units": ["deg"] * 3}, 422, "invalid_request", "/observation/state/units",
+    "units of another quantity": (
+        {"observation__state__units": ["rad", "mm", "rad"]}, 422, "invalid_request", "/observation/state/units/1",
+    ),
+    "a unit that is not known": (
+        {"observation__state__units": ["rad", "rad", MARKER]}, 422, "invalid_request", "/observation/state/units/2",
+    ),
+    "too few units": (
+        {"observation__state__units": ["rad"] * 2}, 422, "state_dim_mismatch", "/observation/state/units",
+    ),
+    "units that are no texts": (
+        {"observation__state__units": [1, 2, 3]}, 422, "invalid_request", "/observation/state/units/0",
+    ),
+    "too many names": (
+        {"observation__state__names": ["joint_0"] * 4}, 422, "state_dim_mismatch", "/observation/state/names",
+    ),
+    "a name that is not known": (
+        {"observation__state__names": ["joint_0", MARKER, "joint_2"]},
+        422, "invalid_request", "/observation/state/names/1",
+    ),
+    "a name twice": (
+        {"observation__state__names": ["joint_0", "joint_1", "joint_0"]},
+        422, "invalid_request", "/observation/state/names/2",
+    ),
+    "another robot's schema": (
+        {"observation__state__schema": "so101-6"}, 422, "invalid_request", "/observation/state/schema",
+    ),
+    "a generic schema without names": (
+        {"observation__state__schema": "generic-3"}, 422, "invalid_request", "/observation/state/names",
+    ),
+    "a generic schema of another width": (
+        {"observation__state__schema": "generic-4"}, 422, "invalid_request", "/observation/state/schema",
     ),
     "unknown model": ({"model": MARKER}, 404, "unknown_model", "/model"),
     "unknown field": ({MARKER: 1}, 422, "invalid_request", ""),

@@ -76,7 +76,9 @@ FIELDS = {
     "unknown priority": ({"priority": MARKER}, "/priority", None, "text"),
     "nested metadata": ({"metadata": {MARKER: {"a": 1}}}, "/metadata", None, None),
     "another schema": ({"target__state__schema": MARKER}, "/target/state/schema", "toy-joints", None),
-    "other units": ({"target__state__units": ["deg"] * 3}, "/target/state/units", None, None),
+    "units of another quantity": (
+        {"target__state__units": ["m", "rad", "rad"]}, "/target/state/units/0", "rad or deg", None,
+    ),
 }  # fmt: skip
 
 

@@ -154,7 +154,7 @@ async def test_a_path_without_a_websocket_is_counted_as_not_found(app, client, a
     assert b'foreframe_requests_total{code="not_found",route="other"} 1.0' in app.state.host.metrics.scrape()
 
 
-@pytest.mark.parametrize("kind", ["step", "", None, 7, ["predict"], {"predict": 1}, "x" * 5000])
+@pytest.mark.parametrize("kind", ["stride", "", None, 7, ["predict"], {"predict": 1}, "x" * 5000])
 async def test_an_unknown_type_is_told_the_known_ones(app, client, connecting, kind):
     async with connecting(app) as robot:
         answer = await robot.ask(kind, "r-1")

@@ -31,11 +31,37 @@ async def test_a_schema_says_names_units_and_statistics(client):
     schemas = (await client.get("/v1/state-schemas")).json()["state_schemas"]
     one = (await client.get("/v1/state-schemas/toy-joints")).json()
 
-    assert schemas == [one]
+    assert schemas[0] == one
     assert (one["dim"], one["names"][0], one["units"][0], one["std"][0]) == (3, "joint_0", "rad", 1.0)
+    assert [schema["is_loaded"] for schema in schemas] == [True] + [False] * (len(schemas) - 1)
 
 
-@pytest.mark.parametrize("path", ["/v1/models/other", "/v1/state-schemas/other"])
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [("1x-eve-25", 25), ("aloha-14", 14), ("droid-8", 8), ("so101-6", 6), ("unitree-g1-29", 29), ("generic-7", 7)],
+)
+async def test_known_robots_have_schemas_without_a_model(client, name, dim):
+    listed = {schema["name"]: schema for schema in (await client.get("/v1/state-schemas")).json()["state_schemas"]}
+    one = (await client.get(f"/v1/state-schemas/{name}")).json()
+
+    assert (one["name"], one["dim"], one["is_loaded"]) == (name, dim, False)
+    columns = ("names", "units", "unit_sources", "minimum", "maximum", "semantics")
+    assert {len(one[column]) for column in columns} == {dim}
+    assert one["source"]
+    assert listed.get(name, one) == one
+
+
+async def test_the_list_says_that_any_width_has_a_schema(client):
+    assert (await client.get("/v1/state-schemas")).json()["patterns"] == ["generic-N"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/other", "/v1/state-schemas/other", "/v1/state-schemas/generic-0", "/v1/state-schemas/generic-1025",
+        "/v1/state-schemas/generic-N",
+    ],
+)  # fmt: skip
 async def test_an_unknown_name_is_unknown_model(client, path):
     reply = await client.get(path)
 
@@ -49,7 +75,7 @@ async def test_a_dry_run_warns_and_refuses_as_a_prediction_would(client):
     narrow = await client.post(url, json={"values": [[0, 0]]})
     unknown = await client.post("/v1/state-schemas/other/check", json={"values": [[0, 0]]})
 
-    assert good.json()["rows"] == 2
+    assert (good.json()["rows"], good.json()["first_row"]) == (2, [0, 0, 0])
     assert [warning["code"] for warning in good.json()["warnings"]] == ["state_out_of_range"]
     assert narrow.json()["code"] == "state_dim_mismatch"
     assert unknown.json()["code"] == "unknown_model"

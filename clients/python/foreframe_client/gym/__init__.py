@@ -1,0 +1,18 @@
+"""A served world model as gymnasium environments. Needs the extra `gym`, which the rest of the client does not."""
+
+from foreframe_client.gym.actions import Actions, absolute, relative
+from foreframe_client.gym.env import RemoteWorldEnv
+from foreframe_client.gym.registration import register
+from foreframe_client.gym.task import Start, Task
+from foreframe_client.gym.vector_env import RemoteWorldVectorEnv
+
+__all__ = [
+    "Actions",
+    "RemoteWorldEnv",
+    "RemoteWorldVectorEnv",
+    "Start",
+    "Task",
+    "absolute",
+    "register",
+    "relative",
+]
