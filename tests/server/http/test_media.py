@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import json
+import shutil
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -181,6 +184,19 @@ class TestClipsOut:
             times = [float(frame.time) for frame in container.decode(stream)]
         assert len(times) == count
         np.testing.assert_allclose(times, np.arange(count) / fps, atol=1e-4)
+
+    @pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
+    def test_ffprobe_says_the_same_of_a_clip(self, tmp_path):
+        (tmp_path / "clip.mp4").write_bytes(encode_mp4(np.resize(NOISE, (17, 64, 64, 3)), 15.0))
+        asked = "stream=codec_name,pix_fmt,width,height,avg_frame_rate,nb_read_frames"
+        command = ["ffprobe", "-v", "error", "-count_frames", "-show_entries", asked, "-of", "json", "clip.mp4"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        (stream,) = json.loads(done.stdout)["streams"]
+        assert done.stderr == ""
+        assert (stream["codec_name"], stream["pix_fmt"], stream["width"], stream["height"]) == (
+            "h264", "yuv420p", 64, 64,
+        )  # fmt: skip
+        assert (stream["avg_frame_rate"], stream["nb_read_frames"]) == ("15/1", "17")
 
 
 class TestPictures:
