@@ -1,4 +1,4 @@
-"""A Redis of the tests' own, and caches on it."""
+"""A Redis of the tests' own, caches on it, and which tests run by themselves."""
 
 import shutil
 import signal
@@ -17,6 +17,13 @@ from foreframe_server.redis_tier import RedisTier
 SECRET = b"s" * 32
 # A healthy Redis is given time, because these tests share their machine; a broken one gets the default 20 ms.
 HEALTHY_TIMEOUT_S = 5.0
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what measures the event loop's standstill: `make test` runs it by itself."""
+    for item in items:
+        if "best_lag" in getattr(item, "fixturenames", ()):
+            item.add_marker("alone")
 
 
 def find_redis_server() -> str:
