@@ -86,6 +86,8 @@ class LikelihoodEngine(Protocol):
     contract: Contract
     tokens: TokenSpec
     """The contract's, which a likelihood model always has."""
+    determinism: str
+    """As of a rollout engine."""
 
     def tokenize(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Int64[np.ndarray, "g s"]:
         """Turn whole windows of frames into grids of ids. Raises ShapeMismatch for a part of a window."""

@@ -123,17 +123,6 @@ _STEPS = {Solver.EULER: EulerStep, Solver.UNIPC: UnipcStep}
 _GUIDED_STEPS = {Solver.EULER: GuidedEulerStep, Solver.UNIPC: GuidedUnipcStep}
 
 
-def rollout_graphs_of(
-    autoencoder: FrameAutoencoder,
-    rollout: RolloutModel,
-    *,
-    solver: Solver = Solver.EULER,
-    savings: Savings = ALL_SAVINGS,
-) -> dict[str, Graph]:
-    """Return the graphs of a rollout bundle whose frames are encoded one by one, with example inputs."""
-    return {**frame_graphs_of(autoencoder, rollout.config), **flow_graphs_of(rollout, solver=solver, savings=savings)}
-
-
 def frame_graphs_of(autoencoder: FrameAutoencoder, config: RolloutConfig) -> dict[str, Graph]:
     """Return `encode` and `decode` of a per-frame autoencoder."""
     rows, columns = config.latent_size

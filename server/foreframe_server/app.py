@@ -120,10 +120,19 @@ class OpenedEngines:
     @property
     def contract(self) -> Contract:
         """The model's contract. Raises ValueError when there is no engine."""
+        return self._engine.contract
+
+    @property
+    def determinism(self) -> str:
+        """What the model's engine says that equal queries may count on. Raises as `contract`."""
+        return self._engine.determinism
+
+    @property
+    def _engine(self) -> RolloutEngine | LikelihoodEngine:
         engine = self.rollout or self.likelihood
         if engine is None:
             raise ValueError("a model needs an engine")
-        return engine.contract
+        return engine
 
 
 OpenEngines: TypeAlias = Callable[[EngineSettings], OpenedEngines]
@@ -240,7 +249,7 @@ async def _start(host: Host, running: _Running, open_engines: OpenEngines) -> No
         host.reader = running.reader
         host.likelihoods = LikelihoodService(running.reader, host.metrics, opened.calibration)
     host.encoder = ContextEncoder(opened.contract, running.worker, running.reader)
-    determinism = "bitwise" if running.worker is None else running.worker.determinism
+    determinism = opened.determinism if running.worker is None else running.worker.determinism
     if "score" in opened.contract.capabilities:
         host.scores = ScoreService(
             opened.contract, running.worker, running.reader, host.metrics, max_jobs=host.settings.scores.max_jobs

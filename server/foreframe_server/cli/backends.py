@@ -39,4 +39,4 @@ def _open_on_torch(options: "TorchOptions", settings: EngineSettings) -> OpenedE
     if bundle.contract.tokens is not None:
         likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
     fingerprint = f"{bundle.digest} torch {options.device} {options.precision}"
-    return OpenedEngines(fingerprint, rollout, likelihood, bundle.calibration)
+    return OpenedEngines(fingerprint, rollout, likelihood, bundle.calibration, bundle.path)

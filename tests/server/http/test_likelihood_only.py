@@ -49,6 +49,12 @@ async def test_it_is_ready_and_says_what_it_can(likelihood_app, serving):
         assert "foreframe_model_info{" in (await client.get("/metrics")).text
 
 
+async def test_it_promises_what_its_engine_does(engine, serving):
+    engine.determinism = "tolerance"
+    async with serving(create_app(Settings(), given(None, engine))) as client:
+        assert (await client.get("/v1/models")).json()["models"][0]["determinism"] == "tolerance"
+
+
 async def test_candidates_are_ranked_by_likelihood(likelihood_app, serving):
     rng = np.random.default_rng(0)
     body = {
