@@ -24,7 +24,8 @@ from foreframe_client import (
 from foreframe_client import _types as words
 from foreframe_engines import EnsembleStatistics, NoisePlan
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract()

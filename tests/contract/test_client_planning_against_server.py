@@ -27,7 +27,8 @@ from foreframe_client.cost_model import ConstrainedCostModel
 from foreframe_client.planning import CrossEntropyPlanner, Gaussian
 from foreframe_engines.calibration import calibrate
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract(tokens=toy_tokens())

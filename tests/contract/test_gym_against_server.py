@@ -14,8 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from foreframe_client import Client, InvalidRequest, NonFinite, Objective, TransportError, UnknownModel
 from foreframe_client.gym import Actions, RemoteWorldEnv, RemoteWorldVectorEnv, Start, Task, register, relative
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import given
 from foreframe_server.cli.serving import running_server
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract()

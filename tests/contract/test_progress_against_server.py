@@ -12,7 +12,8 @@ import uvicorn
 
 from foreframe_client import AsyncClient, Client, InvalidRequest, ModelFault, Prediction, Progress
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine
-from foreframe_server.app import given
 from foreframe_server.cli.serving import running_server
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 tritonclient = pytest.importorskip("tritonclient.http")

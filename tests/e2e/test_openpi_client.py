@@ -14,9 +14,9 @@ import pytest
 
 from foreframe_engines import Bundle, builtin_bundle
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import given
 from foreframe_server.cli.serving import running_server
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 PATIENCE_S = 60

@@ -12,9 +12,9 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect
 
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import given
 from foreframe_server.cli.serving import running_server
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 CONTRACT = toy_contract()

@@ -11,7 +11,8 @@ from foreframe_engines import GRAPHS, Bundle, GraphRolloutEngine, builtin_bundle
 from foreframe_engines.episodes import load_clips
 from foreframe_engines.runtime.ort import OrtSession
 from foreframe_engines.runtime.resident import DeviceRow
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 BUNDLE = Bundle.open(builtin_bundle())

@@ -4,8 +4,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from foreframe_engines import Bundle, builtin_bundle, open_likelihood_engine
-from foreframe_server.app import OpenedEngines, OpenEngines
 from foreframe_server.cli.faults import needs_torch
+from foreframe_server.opening import OpenedEngines, OpenEngines
 from foreframe_server.settings import EngineSettings
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from foreframe_engines import Contract
-from foreframe_server.app import given
 from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.serving import running_server
 from foreframe_server.load.stub import StubEngine
 from foreframe_server.log import configure_logging
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 _START_S = 60.0

@@ -16,8 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from foreframe_engines import Bundle, Contract, builtin_bundle
-from foreframe_server.app import OpenEngines, create_app
+from foreframe_server.app import create_app
 from foreframe_server.cli.faults import Fault
+from foreframe_server.opening import OpenEngines
 from foreframe_server.routes.host import Host
 from foreframe_server.settings import HttpSettings, Settings
 

@@ -135,7 +135,7 @@ class _Received:
 
 
 def _prediction_door(host: Host) -> _Door[Asked, Answer]:
-    service = host.open_service()
+    service = host.open_model().open_service()
     return _Door(
         prediction_model(service.contract),
         prediction_exchange(host),
@@ -178,7 +178,9 @@ async def _predict(request: Request, host: Host) -> Response:
     if mark is None:
         return await _answer(request, door, received)
     seed = received.inference.parameters.get(SEED)
-    step = SequenceStep(host.open_sessions(), host.sequences, mark, seed if isinstance(seed, int) else None)
+    step = SequenceStep(
+        host.open_model().open_sessions(), host.sequences, mark, seed if isinstance(seed, int) else None
+    )
     received = replace(received, inference=await step.complete(received.inference))
     return await _answer(request, replace(door, exchange=replace(door.exchange, answer=step.answer)), received)
 
@@ -243,9 +245,9 @@ _ANSWERS: Mapping[str, Callable[[Request, Host], Awaitable[Response]]] = {
     SCORE: partial(_infer, _score_door),
 }
 _MODELS: Mapping[str, Callable[[Host], TensorModel]] = {
-    PREDICTION: lambda host: prediction_model(host.open_service().contract),
-    LIKELIHOOD: lambda host: likelihood_model(host.open_likelihoods().contract),
-    SCORE: lambda host: score_model(host.open_scores().contract),
+    PREDICTION: lambda host: prediction_model(host.open_model().open_service().contract),
+    LIKELIHOOD: lambda host: likelihood_model(host.open_model().open_likelihoods().contract),
+    SCORE: lambda host: score_model(host.open_model().open_scores().contract),
 }
 
 

@@ -16,7 +16,7 @@ router = APIRouter(tags=["likelihoods"])
 
 def likelihood_exchange(host: Host) -> Exchange[AskedLikelihood, LikelihoodAnswer]:
     """Put together how a likelihood is read, answered and written. Raises what `open_likelihoods` raises."""
-    service = host.open_likelihoods()
+    service = host.open_model().open_likelihoods()
     return Exchange(
         host,
         service.contract,

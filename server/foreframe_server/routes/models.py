@@ -71,7 +71,7 @@ def contract_reply(host: Host) -> ModelContract:
             solver=sampler.solver.value,
             guidance=sampler.guidance,
         ),
-        tokens=_tokens_reply(contract, host.likelihoods),
+        tokens=_tokens_reply(contract, host.open_model().likelihoods),
         capabilities=list(contract.capabilities),
         determinism=host.open_model().determinism,
     )

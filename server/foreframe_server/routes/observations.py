@@ -23,13 +23,13 @@ _Id = Annotated[str, Path(alias="id", max_length=128)]
 def observation_exchange(host: Host) -> Exchange[AskedObservation, HeldObservation]:
     """Put together how an upload is read, answered and written. Raises what `open_encoder` raises."""
     decode = partial(decode_observation, max_ttl_s=host.settings.observations.max_ttl_s)
-    return Exchange(host, host.open_encoder().contract, decode, partial(_hold, host), encode_observation)
+    return Exchange(host, host.open_model().encoder.contract, decode, partial(_hold, host), encode_observation)
 
 
 async def _hold(host: Host, asked: AskedObservation, call: Call) -> HeldObservation:
     """Encode with every model, and hold."""
     started_s = time.monotonic()
-    observation = await host.open_encoder().encode(asked.observation, call)
+    observation = await host.open_model().encoder.encode(asked.observation, call)
     timings = HoldTimings(encode=(time.monotonic() - started_s) * 1000)
     ttl_s = host.settings.observations.ttl_s if asked.ttl_s is None else asked.ttl_s
     return HeldObservation(host.observations.put(observation, ttl_s), observation, ttl_s, timings)

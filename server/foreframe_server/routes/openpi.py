@@ -195,7 +195,7 @@ class PolicyConversation:
 
 def _policy_exchange(host: Host, history: History | None, prev_total_ms: float | None) -> Exchange[AskedStep, Answer]:
     """Put together how a step is read, answered and written. Raises what `open_service` raises."""
-    service = host.open_service()
+    service = host.open_model().open_service()
     return Exchange(
         host,
         service.contract,

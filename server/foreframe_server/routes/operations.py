@@ -43,9 +43,10 @@ async def read_metrics(request: Request) -> Response:
     """Write every series."""
     host = host_of(request)
     host.metrics.observe_observations(len(host.observations), host.observations.num_bytes)
-    if host.sessions is not None:
-        host.sessions.store.forget_expired()
-        host.metrics.observe_sessions(len(host.sessions.store), host.sessions.store.num_bytes)
+    if host.model is not None and host.model.sessions is not None:
+        store = host.model.sessions.store
+        store.forget_expired()
+        host.metrics.observe_sessions(len(store), store.num_bytes)
     return Response(host.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
 
 

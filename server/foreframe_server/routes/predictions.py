@@ -29,7 +29,7 @@ router = APIRouter(tags=["predictions"])
 
 def prediction_exchange(host: Host) -> Exchange[Asked, Answer]:
     """Put together how a prediction is read, answered and written. Raises what `open_service` raises."""
-    service = host.open_service()
+    service = host.open_model().open_service()
     return Exchange(
         host,
         service.contract,

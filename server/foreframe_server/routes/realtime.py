@@ -118,7 +118,7 @@ async def _step(host: Host, incoming: Incoming, tell: Tell) -> None:
     if session_id is None:
         raise InvalidRequest("A step is of a session.", reasons=[Reason("/session_id", "is missing")])
     await _answer(lambda host: step_exchange(host, session_id), host, incoming, tell)
-    host.open_sessions().prepare(session_id)
+    host.open_model().open_sessions().prepare(session_id)
 
 
 async def _reset(host: Host, incoming: Incoming, tell: Tell) -> None:

@@ -16,7 +16,7 @@ router = APIRouter(tags=["scores"])
 
 def score_exchange(host: Host) -> Exchange[AskedScores, ScoreAnswer]:
     """Put together how a scoring is read, answered and written. Raises what `open_scores` raises."""
-    service = host.open_scores()
+    service = host.open_model().open_scores()
     return Exchange(
         host, service.contract, decode_scores, lambda asked, call: service.score(asked.query, call), encode_scores
     )

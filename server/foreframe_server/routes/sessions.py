@@ -46,16 +46,16 @@ SessionExchange: TypeAlias = Exchange[AskedSession, ToldSession]
 
 def _reader(host: Host) -> SessionReader:
     settings = host.settings.sessions
-    return SessionReader(host.clips, settings.max_ttl_s, settings.max_step_rows)
+    return SessionReader(host.open_model().clips, settings.max_ttl_s, settings.max_step_rows)
 
 
 def _tell(host: Host, session: Session) -> ToldSession:
-    return ToldSession(session, host.open_sessions().store.expires_in_s(session))
+    return ToldSession(session, host.open_model().open_sessions().store.expires_in_s(session))
 
 
 def create_exchange(host: Host) -> SessionExchange:
     """Put together how a session is started. Raises what `open_sessions` raises."""
-    sessions = host.open_sessions()
+    sessions = host.open_model().open_sessions()
 
     async def answer(asked: AskedSession, call: Call) -> ToldSession:
         if asked.seed is None:
@@ -67,7 +67,7 @@ def create_exchange(host: Host) -> SessionExchange:
 
 def step_exchange(host: Host, session_id: str) -> StepExchange:
     """Put together how a session is stepped. Raises what `open_sessions` raises."""
-    sessions = host.open_sessions()
+    sessions = host.open_model().open_sessions()
 
     async def answer(asked: AskedStep, call: Call) -> StepAnswer:
         return await sessions.step(session_id, asked.ask, call)
@@ -77,7 +77,7 @@ def step_exchange(host: Host, session_id: str) -> StepExchange:
 
 def fork_exchange(host: Host, session_id: str) -> SessionExchange:
     """Put together how a session is forked. Raises what `open_sessions` raises."""
-    sessions = host.open_sessions()
+    sessions = host.open_model().open_sessions()
 
     async def answer(_asked: AskedSession, call: Call) -> ToldSession:
         return _tell(host, await sessions.fork(session_id, key=call.key))
@@ -87,7 +87,7 @@ def fork_exchange(host: Host, session_id: str) -> SessionExchange:
 
 def reset_exchange(host: Host, session_id: str) -> SessionExchange:
     """Put together how a session begins again. Raises what `open_sessions` raises."""
-    sessions = host.open_sessions()
+    sessions = host.open_model().open_sessions()
 
     async def answer(asked: AskedSession, call: Call) -> ToldSession:
         session = await sessions.reset(session_id, key=call.key, start=asked.seed, noise_seed=asked.noise_seed)
@@ -98,7 +98,7 @@ def reset_exchange(host: Host, session_id: str) -> SessionExchange:
 
 def rollback_exchange(host: Host, session_id: str) -> Exchange[AskedRollback, ToldSession]:
     """Put together how steps are taken back. Raises what `open_sessions` raises."""
-    sessions = host.open_sessions()
+    sessions = host.open_model().open_sessions()
 
     async def answer(asked: AskedRollback, call: Call) -> ToldSession:
         return _tell(host, await sessions.rollback(session_id, asked.step_id, key=call.key))
@@ -108,7 +108,7 @@ def rollback_exchange(host: Host, session_id: str) -> Exchange[AskedRollback, To
 
 def push_exchange(host: Host, session_id: str) -> Exchange[AskedPush, ToldSession]:
     """Put together how a session hears of what arrived. Raises what `open_sessions` raises."""
-    sessions = host.open_sessions()
+    sessions = host.open_model().open_sessions()
 
     async def answer(asked: AskedPush, call: Call) -> ToldSession:
         pushed = await sessions.push(session_id, asked.frames, asked.states, key=call.key)
@@ -136,7 +136,7 @@ def _preparing(host: Host, session_id: str) -> BackgroundTask:
 
 
 async def _prepare(host: Host, session_id: str) -> None:
-    host.open_sessions().prepare(session_id)
+    host.open_model().open_sessions().prepare(session_id)
 
 
 @router.post(
@@ -155,7 +155,7 @@ async def start_session(request: Request) -> Response:
 async def read_session(request: Request, session_id: _Id) -> SessionReply:
     """Read a session, which lives on by that."""
     host = host_of(request)
-    sessions = host.open_sessions()
+    sessions = host.open_model().open_sessions()
     session = await sessions.get(session_id, key=call_of(request, CallOptions()).key)
     return describe_session(session, sessions.store.expires_in_s(session), sessions.contract)
 
@@ -163,7 +163,7 @@ async def read_session(request: Request, session_id: _Id) -> SessionReply:
 @router.delete("/v1/sessions/{id}", summary="End a session", status_code=204, response_class=Response)
 async def end_session(request: Request, session_id: _Id) -> Response:
     """Forget a session before its time."""
-    await host_of(request).open_sessions().delete(session_id, key=call_of(request, CallOptions()).key)
+    await host_of(request).open_model().open_sessions().delete(session_id, key=call_of(request, CallOptions()).key)
     return Response(status_code=204)
 
 

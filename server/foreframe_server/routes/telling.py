@@ -65,7 +65,7 @@ class Telling:
     def __init__(self, exchange: Exchange[Asked, Answer], opened: Opened[Asked]) -> None:
         self._exchange = exchange
         self._opened = opened
-        service = exchange.host.open_service()
+        service = exchange.host.open_model().open_service()
         self._newest = Newest()
         self._answering = asyncio.create_task(service.predict(opened.asked.query, opened.call, self._newest))
         self._answering.add_done_callback(self._on_answered)

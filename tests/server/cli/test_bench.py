@@ -5,12 +5,12 @@ import numpy as np
 from foreframe_engines import Bundle
 from foreframe_engines.episodes import Clip
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import given
 from foreframe_server.benchmarks import Plans
 from foreframe_server.cli.bench_scores import compare_over_http
 from foreframe_server.cli.overrides import read_private
 from foreframe_server.cli.serving import running_server
 from foreframe_server.cli.token_data import long_clip
+from foreframe_server.opening import given
 
 
 def test_scores_are_compared_for_a_long_and_a_short_future(run_json, token_bundle, tmp_path):

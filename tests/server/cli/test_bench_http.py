@@ -5,9 +5,9 @@ import json
 import pytest
 
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import given
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
+from foreframe_server.opening import given
 
 PATIENT = ("--max-lag-ms", 60_000)
 

@@ -13,9 +13,9 @@ from foreframe_client import Client
 from foreframe_engines.episodes import Episode
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
 from foreframe_engines.testing_lerobot import LeRobotLayout, write_lerobot
-from foreframe_server.app import given
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
+from foreframe_server.opening import given
 from foreframe_server.recording.log import Log
 from foreframe_server.recording.messages import read_image
 from foreframe_server.recording.reader import read_notes

@@ -12,12 +12,12 @@ import pytest
 from foreframe_client import Client, ConnectionFailed, RetryPolicy
 from foreframe_engines import ModelFault, sample
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import given
 from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.remote import connected, measure_latency, predict_over, read_facts
 from foreframe_server.cli.serving import running_server
 from foreframe_server.evaluation import clip_query, posterior_query
+from foreframe_server.opening import given
 
 
 @pytest.fixture

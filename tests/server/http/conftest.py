@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 CONTEXT, SIZE, DIM, HORIZON = 4, 8, 3, 8

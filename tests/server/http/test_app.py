@@ -10,7 +10,8 @@ from foreframe_engines.runtime.parity import TOLERANCES
 from foreframe_engines.runtime.typed_graph import Precision
 from foreframe_engines.swapping import SwappingRolloutEngine
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.settings import EngineSettings, Settings
 
 pytestmark = pytest.mark.anyio

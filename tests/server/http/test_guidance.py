@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -264,7 +265,7 @@ async def test_the_deadline_header_counts_here_too(token_client):
 
 async def test_levels_of_priority_are_the_two_classes(token_app, token_client, monkeypatch):
     seen = []
-    service = token_app.state.host.service
+    service = token_app.state.host.model.service
     predict = service.predict
 
     async def listen(query, call, watch=None):
@@ -297,7 +298,7 @@ async def test_a_sequence_is_a_session(token_client):
 
 
 async def test_the_end_of_a_sequence_ends_its_session(token_app, token_client):
-    tensors, store = rollout_tensors(), token_app.state.host.sessions.store
+    tensors, store = rollout_tensors(), token_app.state.host.model.sessions.store
     await infer(token_client, tensors, parameters={"sequence_id": "arm", "sequence_start": True})
     assert len(store) == 1
     await infer(
@@ -318,7 +319,7 @@ async def test_a_sequence_that_starts_again_leaves_no_session_behind(token_app, 
     for _ in range(3):
         await infer(token_client, rollout_tensors(), parameters={"sequence_id": 1, "sequence_start": True})
 
-    assert (len(host.sessions.store), len(host.sequences)) == (1, 1)
+    assert (len(host.model.sessions.store), len(host.sequences)) == (1, 1)
 
 
 async def test_a_first_step_that_fails_leaves_no_session_behind(serving):
@@ -332,7 +333,7 @@ async def test_a_first_step_that_fails_leaves_no_session_behind(serving):
         body = pack(rollout_tensors(), parameters={"sequence_id": 1, "sequence_start": True})
         reply = await client.post("/v2/models/world_model/infer", **body)
         host = app.state.host
-        assert (reply.status_code, len(host.sessions.store), len(host.sequences)) == (500, 0, 0)
+        assert (reply.status_code, len(host.model.sessions.store), len(host.sequences)) == (500, 0, 0)
         assert "planted" not in reply.text
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from foreframe_engines.testing import ToyLikelihoodEngine, toy_contract, toy_tokens
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,9 @@ import pytest
 import structlog
 
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.routes.openpi import PATHS
 from foreframe_server.settings import Settings
 
@@ -456,7 +457,7 @@ async def test_who_reads_slowly_gets_no_reply_that_is_not_on_its_way_yet(app, cl
     async with robots(app) as robot:
         robot.is_reading.clear()
         robot.send_bytes(pack(tick(0, request_id="early")))
-        await turn_until(lambda: app.state.host.service._worker.num_jobs == 0 and robot.inbox.empty())
+        await turn_until(lambda: app.state.host.model.service._worker.num_jobs == 0 and robot.inbox.empty())
         robot.send_bytes(pack(tick(1, request_id="newest")))
         await turn_until(lambda: counted(app, "superseded") == 1)
         robot.is_reading.set()
@@ -478,7 +479,7 @@ async def test_refusals_of_earlier_requests_are_not_read_late_either(robot):
 
 async def test_hanging_up_ends_the_work_and_leaves_nothing(serving, robots, gate):
     async with held_device(serving, robots, gate) as robot:
-        worker = robot.app.state.host.service._worker
+        worker = robot.app.state.host.model.service._worker
         robot.send_bytes(pack(CLIP))
         await entered(gate)
         robot.hang_up()
@@ -507,7 +508,7 @@ async def test_a_fault_of_the_server_s_own_is_logged_and_not_told(app, robot, mo
         raise RuntimeError(MARKER)
 
     with structlog.testing.capture_logs() as lines, monkeypatch.context() as patch:
-        patch.setattr(app.state.host.service, "predict", fail)
+        patch.setattr(app.state.host.model.service, "predict", fail)
         refusal = await robot.infer(CLIP)
     alive = await robot.infer(CLIP)
 

@@ -10,10 +10,11 @@ import pytest
 import structlog
 
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.cache import ResultCache
 from foreframe_server.codec import KEEP_ALIVE, write_event
 from foreframe_server.metrics import Metrics
+from foreframe_server.opening import given
 from foreframe_server.routes.progress import EventStream
 from foreframe_server.routes.telling import Newest
 from foreframe_server.settings import Settings
@@ -252,7 +253,7 @@ async def test_a_refusal_keeps_its_status_however_long_it_takes(serving, toy_req
     """With room for it the same request is accepted, which is the positive control."""
     app = create_app(Settings(scheduler={"max_pending_s": max_pending_s}), given(ToyRolloutEngine()))
     async with serving(app):
-        cache = app.state.host.service._cache = SlowCache(Metrics())
+        cache = app.state.host.model.service._cache = SlowCache(Metrics())
         async with Visitor(app, toy_request()) as visitor, asyncio.timeout(PATIENCE_S):
             await cache.is_asked.wait()
             for _ in range(1000):
@@ -280,7 +281,7 @@ class SlowCache(ResultCache):
 async def test_what_replies_take_is_kept_free_before_deadlines(app, client, toy_request):
     await client.post(URL, json=toy_request(), headers=EVENTS)
 
-    assert app.state.host.service._reply_s.value > 0
+    assert app.state.host.model.service._reply_s.value > 0
 
 
 async def test_mp4_is_refused_by_name(client, toy_request):

@@ -10,7 +10,8 @@ import structlog
 from pydantic import ValidationError
 
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import given
 from foreframe_server.realtime_schemas import RealtimeReply
 from foreframe_server.routes.telling import Newest
 from foreframe_server.settings import Settings
@@ -49,7 +50,7 @@ async def turn_until(condition):
 
 
 def worker_of(app):
-    return app.state.host.service._worker
+    return app.state.host.model.service._worker
 
 
 def counted(app, code):
@@ -175,7 +176,7 @@ async def test_updates_are_told_while_the_rest_is_computed(gated_app, serving, c
 async def test_a_refused_prediction_was_never_accepted(app, client, connecting, toy_request):
     async with connecting(app) as robot:
         robot.send("predict", progress=True, **toy_request(sampling__steps=50))
-        app.state.host.service._worker._cost.fit({1: 10.0, 2: 20.0, 4: 40.0, 8: 80.0, 16: 160.0})
+        app.state.host.model.service._worker._cost.fit({1: 10.0, 2: 20.0, 4: 40.0, 8: 80.0, 16: 160.0})
         (answer,) = await robot.until("error", "done", "accepted")
 
     assert answer["type"] == "error"
@@ -274,7 +275,7 @@ async def test_reads_of_tokens_can_be_cancelled(serving, make_token_app, connect
             robot.send("cancel", "cut")
             answer = await robot.next()
         assert answer["body"]["code"] == "cancelled"
-        assert app.state.host.reader.pending_s == 0
+        assert app.state.host.model.reader.pending_s == 0
 
 
 async def test_an_id_may_be_used_again_once_it_is_answered(app, client, connecting, toy_request):
@@ -426,7 +427,7 @@ async def test_no_word_of_a_robot_becomes_a_label(app, client, connecting):
 
 
 async def test_what_replies_take_is_kept_free_before_deadlines(app, client, connecting, toy_request):
-    service = app.state.host.service
+    service = app.state.host.model.service
     assert service._reply_s.value == 0
     async with connecting(app) as robot:
         robot.send("predict", progress=True, **toy_request())

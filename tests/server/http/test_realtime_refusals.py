@@ -9,8 +9,9 @@ import pytest
 import structlog
 
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.routes.realtime import is_same_site
 from foreframe_server.settings import Settings
 
@@ -68,7 +69,7 @@ async def test_a_whole_message_does_not_end_it(app, client, connecting):
 async def test_what_ends_the_connection_ends_what_is_in_flight(serving, connecting, toy_request, gate):
     app = create_app(Settings(), given(ToyRolloutEngine(step_hook=gate)))
     async with serving(app), connecting(app) as robot:
-        worker = app.state.host.service._worker
+        worker = app.state.host.model.service._worker
         gate.close()
         robot.send("predict", **toy_request(sampling__steps=50))
         assert await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
@@ -323,7 +324,7 @@ async def test_a_fault_of_the_server_s_own_is_logged_and_ends_its_message_only(
     async def fail(*_):
         raise RuntimeError(MARKER)
 
-    monkeypatch.setattr(app.state.host.service, "predict", fail)
+    monkeypatch.setattr(app.state.host.model.service, "predict", fail)
     with structlog.testing.capture_logs() as lines:
         async with connecting(app) as robot:
             answer = await robot.ask("predict", **toy_request())

@@ -29,7 +29,7 @@ async def test_a_prediction_from_an_upload_has_the_same_bytes_and_encodes_nothin
     async with serving(app) as client:
         held = await upload(client, toy_request())
         fresh = await client.post("/v1/predictions", json=toy_request(cache="bypass"))
-        engine = app.state.host.service._worker._engine
+        engine = app.state.host.model.service._worker._engine
         num_encodes = engine.calls["encode"]
         by_id = toy_request(cache="bypass", observation=..., observation_id=held["observation_id"])
         stored = await client.post("/v1/predictions", json=by_id)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio

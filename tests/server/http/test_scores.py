@@ -9,8 +9,9 @@ import pytest
 from foreframe_engines import sample
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_engines.types import EnsembleSpec, Query, Reducer, Sampling, Strategy
-from foreframe_server.app import create_app, given
+from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
+from foreframe_server.opening import given
 from foreframe_server.settings import LimitSettings, Settings
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,8 @@ import pytest
 
 from foreframe_engines import builtin_bundle
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract
-from foreframe_server.app import OpenedEngines, create_app, given
+from foreframe_server.app import create_app
+from foreframe_server.opening import OpenedEngines, given
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio

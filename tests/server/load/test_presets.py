@@ -8,7 +8,6 @@ import pytest
 
 from foreframe_engines import ModelFault
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.app import given
 from foreframe_server.cli.bench_http_engine import run_job
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
@@ -23,6 +22,7 @@ from foreframe_server.load.redis_faults import FaultPlan, measure_redis_fault
 from foreframe_server.load.steady import PoissonPlan, measure_poisson
 from foreframe_server.load.throughput import ThroughputPlan, measure_throughput
 from foreframe_server.load.traces import Ask, constant
+from foreframe_server.opening import given
 from foreframe_server.settings import PREFIX
 
 PATIENCE_MS = 60_000
