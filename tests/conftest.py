@@ -26,6 +26,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("alone")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory):
+    """Keep the key that engines are sealed with out of the home of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 def find_redis_server() -> str:
     """Find the machine's Redis server, or the one that comes with the test extras."""
     beside = Path(sys.executable).with_name("redis-server")

@@ -6,6 +6,7 @@
 Equal episodes give equal bytes, so a data set can be compared by digest.
 """
 
+import io
 import json
 import zipfile
 import zlib
@@ -137,11 +138,20 @@ def save_clips(file: BinaryIO, chosen: Sequence[Clip]) -> None:
 def load_clips(path: Path) -> list[Clip]:
     """Read a file of clips. Raises DatasetError when it is not one."""
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path.name} is not a file of clips: {error}") from error
+    return read_clips(memoryview(content), path.name)
+
+
+def read_clips(content: memoryview, name: str) -> list[Clip]:
+    """Read the bytes of a file of clips. Raises DatasetError when they are none."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             rows = zip(file["seeds"], file["starts"], file["frames"], file["states"], file["masks"], strict=True)
             return [Clip(int(seed), int(start), frames, states, masks) for seed, start, frames, states, masks in rows]
     except _DAMAGE as error:
-        raise DatasetError(f"{path.name} is not a file of clips: {error}") from error
+        raise DatasetError(f"{name} is not a file of clips: {error}") from error
 
 
 def draw_clips(folder: Path, length: int, count: int, seed: int = 0) -> list[Clip]:

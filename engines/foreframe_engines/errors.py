@@ -6,6 +6,7 @@ EngineError
 ├── RuntimeUnavailable     the runtime or device that was asked for is not here
 ├── ShapeMismatch          a tensor has not the shape or dtype that the contract states
 ├── ModelFault             a graph failed or returned values that are not finite
+├── EngineLost             the process that ran the engine died or stopped answering
 └── DatasetError           recorded episodes are missing or damaged
 """
 
@@ -32,6 +33,17 @@ class ShapeMismatch(EngineError):
 
 class ModelFault(EngineError):
     """A graph failed or returned values that are not finite."""
+
+
+class EngineLost(EngineError):
+    """The process that ran the engine died or stopped answering; the call had no effect and may be repeated.
+
+    `has_run`: whether the call had begun in it, so that the call may be what it died of.
+    """
+
+    def __init__(self, message: str, *, has_run: bool = True) -> None:
+        super().__init__(message)
+        self.has_run = has_run
 
 
 class DatasetError(EngineError):

@@ -11,7 +11,7 @@ import numpy as np
 
 from foreframe_engines.bundle import Bundle, GraphName, LikelihoodGraphName
 from foreframe_engines.engine import RolloutEngine
-from foreframe_engines.episodes import Clip, load_clips
+from foreframe_engines.episodes import Clip, read_clips
 from foreframe_engines.likelihood import GraphLikelihoodEngine, MemoryShape
 from foreframe_engines.reading import grid_states
 from foreframe_engines.rollout import GraphRolloutEngine
@@ -76,9 +76,8 @@ def _use(engine: GraphRolloutEngine, rows: Sequence[StepRow]) -> None:
 
 def example_clips(bundle: Bundle) -> list[Clip]:
     """Return clips that the bundle ships, or random ones of its sizes."""
-    path = bundle.path / CLIPS
-    if path.exists():
-        return list(load_clips(path)[:_NUM_CLIPS])
+    if CLIPS in bundle.files:
+        return list(read_clips(bundle.files[CLIPS].content, CLIPS)[:_NUM_CLIPS])
     return [_random_clip(bundle.contract, seed) for seed in range(_NUM_CLIPS)]
 
 

@@ -148,7 +148,7 @@ def open_likelihood_engine(bundle: Bundle, *, num_threads: int) -> GraphLikeliho
     RuntimeUnavailable without ONNX Runtime.
     """
     tokens = _tokens_of(bundle.contract)
-    sessions = {graph: OrtSession(bundle.graph_path(graph), num_threads=num_threads) for graph in LIKELIHOOD_GRAPHS}
+    sessions = {graph: OrtSession(bundle.graph(graph), num_threads=num_threads) for graph in LIKELIHOOD_GRAPHS}
     memory = _memory_shape(sessions["frame_step"], tokens)
     for graph, expected in _expected_tensors(bundle.contract, tokens, memory).items():
         require_tensors(f"the {graph} graph's input", expected.inputs, sessions[graph].inputs)

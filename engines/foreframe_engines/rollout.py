@@ -200,8 +200,7 @@ def open_rollout_engine(
         for graph in rollout_graph_names(bundle.graphs)
     }
     sessions = {
-        graph: OrtSession(bundle.graph_path(graph), num_threads=count, provider=provider)
-        for graph, count in threads.items()
+        graph: OrtSession(bundle.graph(graph), num_threads=count, provider=provider) for graph, count in threads.items()
     }
     for graph, session in sessions.items():
         require_graph(graph, session, bundle.contract)

@@ -4,17 +4,16 @@ A graph that the library refuses stays on ONNX Runtime. An engine that has not b
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from foreframe_engines.bundle import MANIFEST, Bundle, GraphName, rollout_graph_names
+from foreframe_engines.bundle import Bundle, GraphName, rollout_graph_names
 from foreframe_engines.errors import BundleError, ModelFault, RuntimeUnavailable
 from foreframe_engines.golden import Goldens
 from foreframe_engines.rollout import GraphRolloutEngine
 from foreframe_engines.runtime.cuda import CudaDevice
 from foreframe_engines.runtime.engine_cache import EngineCache, EngineKey, EngineRecord, StoredEngine
-from foreframe_engines.runtime.onnx_files import GraphFile, read_graph
+from foreframe_engines.runtime.onnx_files import GraphFile, parse_graph
 from foreframe_engines.runtime.ort import OrtSession
 from foreframe_engines.runtime.parity import TOLERANCES, check_parity
 from foreframe_engines.runtime.ranges import measure_ranges
@@ -85,7 +84,7 @@ def build_graphs(
     goldens: runs of every graph, asked for only where fp8's ranges have to be measured. Raises BundleError for a graph
     that is damaged or leaves its folder, RuntimeUnavailable when the library cannot build for the target at all.
     """
-    digests = _read_digests(spec.bundle)
+    digests = {name: file.sha256 for name, file in spec.bundle.files.items()}
     profiles = profiles_of(spec.bundle.contract, spec.buckets)
     builds = {}
     for name in graph_names(spec.bundle) if names is None else names:
@@ -134,7 +133,7 @@ def open_tensorrt_engine(
     for graph in rollout_graph_names(spec.bundle.graphs):
         build = builds[graph]
         if build.stored is None:
-            sessions[graph] = OrtSession(spec.bundle.graph_path(graph), num_threads=num_threads)
+            sessions[graph] = OrtSession(spec.bundle.graph(graph), num_threads=num_threads)
         elif build.is_approved:
             sessions[graph] = TensorRtSession(build.stored, spec.target.library, device)
         else:
@@ -202,11 +201,6 @@ def _say_profile(profile: Profile) -> str:
     return " ".join(f"{axis}:{each.least}..{each.usual}..{each.most}" for axis, each in sorted(profile.items()))
 
 
-def _read_digests(bundle: Bundle) -> dict[str, str]:
-    """Read the digests of the files, which opening the bundle has verified."""
-    files = json.loads((bundle.path / MANIFEST).read_text(encoding="utf-8"))["files"]
-    return {name: entry["sha256"] for name, entry in files.items()}
-
-
 def _read(bundle: Bundle, name: str) -> GraphFile:
-    return read_graph(bundle.path / str(getattr(bundle.graphs, name)))
+    file = str(getattr(bundle.graphs, name))
+    return parse_graph(bundle.checked[file], bundle.path / file)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 _DTYPES = {1: "FLOAT", 2: "UINT8", 7: "INT64", 9: "BOOL"}
 
 
@@ -98,8 +97,8 @@ def _library_contents(gpu: ToyGpu) -> dict[str, object]:
             return self.load(bytes(plan), gpu)
 
     class Parser(_Parser):
-        def parse(self, content: bytes, path: str) -> bool:
-            return self.read(content, path, gpu.refused)
+        def parse_model_proto(self) -> bool:
+            return self.read(gpu.refused)
 
     return {
         "ILogger": type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1)}),
@@ -130,7 +129,6 @@ class _Tensor:
 @dataclass(slots=True, eq=False)
 class _Network:
     proto: bytes = b""
-    folder: str = ""
     inputs: list[_Tensor] = field(default_factory=list)
     outputs: list[_Tensor] = field(default_factory=list)
 
@@ -161,12 +159,23 @@ class _Parser:
     def get_error(self, index: int) -> SimpleNamespace:
         return self._errors[index]
 
-    def read(self, content: bytes, path: str, refused: Collection[str]) -> bool:
+    def load_model_proto(self, content: bytes) -> bool:
         import onnx  # noqa: PLC0415
 
-        proto = onnx.ModelProto.FromString(content)
-        network = self._network
-        network.proto, network.folder = content, path.rpartition("/")[0] or "."
+        self._proto = onnx.ModelProto.FromString(content)
+        return True
+
+    def load_initializer(self, name: str, pointer: int, size: int) -> bool:
+        """Put values into the graph, as it has no folder."""
+        (tensor,) = (each for each in self._proto.graph.initializer if each.name == name)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = ctypes.string_at(pointer, size)
+        return True
+
+    def read(self, refused: Collection[str]) -> bool:
+        proto, network = self._proto, self._network
+        network.proto = proto.SerializeToString()
         network.inputs = [_tensor(value) for value in proto.graph.input]
         network.outputs = [_tensor(value) for value in proto.graph.output]
         self._errors = [_refusal(node.name, node.op_type) for node in proto.graph.node if node.op_type in refused]
@@ -218,7 +227,7 @@ class _Builder:
         return _Profile()
 
     def build_serialized_network(self, network: _Network, config: _Config) -> bytes:
-        record = {"folder": network.folder, "profiles": config.profiles}
+        record = {"profiles": config.profiles}
         return json.dumps(record).encode() + b"\0" + network.proto
 
 
@@ -242,7 +251,6 @@ class _Engine:
         import onnxruntime  # noqa: PLC0415
 
         options = onnxruntime.SessionOptions()
-        options.add_session_config_entry(_FOLDER_KEY, record["folder"])
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])

@@ -191,8 +191,8 @@ def _build_onnxruntime(site: _Site) -> _Found:
     tolerance = TOLERANCES[Precision.FP32]
     reports = []
     for name in graph_names(site.bundle):
-        path = site.bundle.path / str(getattr(site.bundle.graphs, name))
-        session = OrtSession(path, num_threads=site.ask.num_threads)
+        graph = site.bundle.checked[str(getattr(site.bundle.graphs, name))]
+        session = OrtSession(graph, num_threads=site.ask.num_threads)
         parity = check_parity(f"{name} on onnxruntime", session, site.goldens()[name], tolerance, REFERENCE)
         session.close()
         reports.append(GraphReport(Backend.ONNXRUNTIME, name, Precision.FP32, parity))

@@ -113,8 +113,8 @@ def open_token_reference(bundle: Bundle) -> GraphLikelihoodEngine:
     """
     model = load_token_model(bundle.path, f"{_PREFIX}.")
     sessions: dict[LikelihoodGraphName, Session] = {
-        "tokenize": OrtSession(bundle.graph_path("tokenize"), num_threads=1),
-        "detokenize": OrtSession(bundle.graph_path("detokenize"), num_threads=1),
+        "tokenize": OrtSession(bundle.graph("tokenize"), num_threads=1),
+        "detokenize": OrtSession(bundle.graph("detokenize"), num_threads=1),
     }
     graphs = likelihood_graphs_of(model)
     names: tuple[LikelihoodGraphName, ...] = ("frame_step", "top_k")

@@ -1,6 +1,7 @@
 """What a step of a rollout model must compute, and how fast this device can: both ceilings measured in the same run.
 
-Floor = products / the fastest matrix product + attention / the fastest attention; no peak is taken from a data sheet.
+Floor = products / the fastest matrix product + attention / the fastest attention + convolutions / the fastest one; no
+peak is taken from a data sheet.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,15 +34,25 @@ class Work:
 
     products: float
     attention: float
+    convolutions: float = 0.0
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.products + self.attention
+        return self.products + self.attention + self.convolutions
+
+    def __add__(self, other: "Work") -> "Work":
+        """Put the work of two forwards together."""
+        return Work(
+            self.products + other.products,
+            self.attention + other.attention,
+            self.convolutions + other.convolutions,
+        )
 
     def floor_ms(self, ceilings: "Ceilings") -> float:
         """Return the least time that this can take on a device."""
-        return 1000 * (self.products / ceilings.products + self.attention / ceilings.attention)
+        seconds = self.products / ceilings.products + self.attention / ceilings.attention
+        return 1000 * (seconds + self.convolutions / ceilings.convolutions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,19 @@ def own_work(config: RolloutConfig, batch: int) -> Work:
     attention = 4 * tokens * width * (tokens * (wan.num_layers - 1) + future)
     products = (wan.num_layers - 1) * block + last + _ends(config, future)
     return Work(batch * products, batch * attention)
+
+
+def fastest_product(
+    device: torch.device, dtype: torch.dtype, shapes: Shapes, ceilings: "Ceilings"
+) -> tuple[Callable[[], object], float]:
+    """Return the product that was the fastest when ceilings were measured, to be run again, and its operations.
+
+    It runs for some milliseconds, and waits for its device.
+    """
+    tasks = _products(device, dtype, shapes)
+    run, operations = tasks[max(tasks, key=lambda name: ceilings.measured[name])]
+    repeats = _repeats(run, device)
+    return partial(time_once, partial(_repeat, run, repeats), device), operations * repeats
 
 
 def _tokens(config: RolloutConfig) -> int:

@@ -14,7 +14,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from foreframe_server.access import Gate, check_exposure, check_policies
+from foreframe_server.admin_schemas import LoadRequest
 from foreframe_server.cache import RedisTier, ResultCache
+from foreframe_server.devices import OpenDevices, open_devices
 from foreframe_server.hosting import ModelStarter
 from foreframe_server.kserve_schemas import InferReply, InferRequest, TensorProblem
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
@@ -25,17 +28,23 @@ from foreframe_server.opening import OpenEngines, open_bundle
 from foreframe_server.problems import HANDLERS
 from foreframe_server.progress_schemas import AcceptedEvent, EstimateEvent, UpdateEvent
 from foreframe_server.realtime_schemas import RealtimeReply, RealtimeRequest
+from foreframe_server.repository import ModelRepository
 from foreframe_server.routes import (
+    admin,
+    clips,
     kserve,
+    kserve_repository,
     likelihoods,
     models,
     observations,
     openpi,
     operations,
+    pages,
     predictions,
     realtime,
     scores,
     sessions,
+    status,
 )
 from foreframe_server.routes.host import Host
 from foreframe_server.schemas import PredictionReply, PredictionRequest, Problem
@@ -50,7 +59,7 @@ from foreframe_server.session_schemas import (
     StepReply,
     StepRequest,
 )
-from foreframe_server.settings import Settings
+from foreframe_server.settings import Settings, SettingsError
 from foreframe_server.state_check_schemas import StateCheckRequest
 
 OPENAPI_PATH = Path(__file__).parent.parent / "openapi.json"
@@ -78,6 +87,7 @@ class _DescribedApp(FastAPI):
         _, bodies = models_json_schema(
             [
                 (LikelihoodRequest, "validation"),
+                (LoadRequest, "validation"),
                 (ObservationRequest, "validation"),
                 (PredictionRequest, "validation"),
                 (ScoreRequest, "validation"),
@@ -110,8 +120,16 @@ class _DescribedApp(FastAPI):
         return document
 
 
-def create_app(settings: Settings, open_engines: OpenEngines | None = None) -> FastAPI:
-    """Build the app; its lifespan opens the model, by default the bundle of the settings on ONNX Runtime."""
+def create_app(
+    settings: Settings, open_engines: OpenEngines | None = None, open_devices: OpenDevices = open_devices
+) -> FastAPI:
+    """Build the app; its lifespan opens the model, by default the bundle of the settings on ONNX Runtime.
+
+    open_devices: where it is opened, by default on this machine.
+
+    Raises SettingsError for a file of keys that cannot be read, or a network without keys.
+    """
+    check_exposure(settings)
     host = Host(settings, Metrics())
     app = _DescribedApp(
         title="foreframe",
@@ -122,31 +140,47 @@ def create_app(settings: Settings, open_engines: OpenEngines | None = None) -> F
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict(HANDLERS),
-        lifespan=partial(_lifespan, open_engines=open_engines or open_bundle),
+        lifespan=partial(_lifespan, open_engines=open_engines or open_bundle, open_devices=open_devices),
     )
     app.state.host = host
-    native = (predictions, likelihoods, scores, observations, sessions, realtime, models)
-    for module in (*native, openpi, kserve, operations):
+    app.state.gate = Gate(settings)
+    native = (predictions, likelihoods, scores, observations, sessions, realtime, models, clips)
+    for module in (*native, openpi, kserve, kserve_repository, operations, status, pages, admin):
         app.include_router(module.router)
+    check_policies(app)
     http = settings.http
     app.add_middleware(BodyBounds, max_body_bytes=http.max_body_bytes, body_timeout_s=http.body_timeout_s)
     app.add_middleware(RequestLog, metrics=host.metrics)
+    _add_tracing(app, settings)
     return app
 
 
+def _add_tracing(app: FastAPI, settings: Settings) -> None:
+    if settings.tracing.endpoint is None:
+        return
+    try:
+        from foreframe_server.tracing import RequestTrace, open_provider  # noqa: PLC0415 - comes with an extra
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"FOREFRAME_TRACING__ENDPOINT: {error.name} is missing; run `pip install 'foreframe[otel]'`"
+        ) from error
+    app.add_middleware(RequestTrace, provider=open_provider(settings.tracing))
+
+
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI, *, open_engines: OpenEngines) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, *, open_engines: OpenEngines, open_devices: OpenDevices) -> AsyncIterator[None]:
     host: Host = app.state.host
     cache = _open_cache(host)
-    app.state.starting = starting = asyncio.create_task(_start_or_say_why(host, cache, open_engines))
+    starter = ModelStarter(host.settings, host.metrics, cache, app.state.gate.quotas.charge, open_devices)
+    app.state.starting = starting = asyncio.create_task(_start_or_say_why(host, starter, open_engines))
     try:
         yield
     finally:
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
-        if host.model is not None:
-            await host.model.stop(host.settings.http.drain_s)
+        if host.repository is not None:
+            await host.repository.close(host.settings.http.drain_s)
         await cache.close()
 
 
@@ -161,17 +195,13 @@ def _open_cache(host: Host) -> ResultCache:
     return ResultCache(host.metrics, max_bytes=settings.max_bytes, ttl_s=settings.ttl_s, redis=redis)
 
 
-async def _start_or_say_why(host: Host, cache: ResultCache, open_engines: OpenEngines) -> None:
+async def _start_or_say_why(host: Host, starter: ModelStarter, open_engines: OpenEngines) -> None:
+    host.repository = ModelRepository(host.settings, host.metrics, starter, open_engines, host.models)
     try:
-        opened = await asyncio.to_thread(open_engines, host.settings.engine)
-        model = await ModelStarter(host.settings, host.metrics, cache).start(opened)
+        await host.repository.start()
     except Exception:  # noqa: BLE001 - a task that nobody awaits: what stops the start is logged, and health tells
         host.has_failed = True
         _log.exception("the model could not be started")
-        return
-    host.metrics.describe_model(model.contract, model.determinism)
-    host.model = model
-    _log.info("ready", model=model.contract.model, revision=model.contract.revision)
 
 
 def write_openapi(path: Path = OPENAPI_PATH) -> None:

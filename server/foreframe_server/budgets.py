@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from foreframe_server.quotas import Charge, charge_nobody
+
 
 @dataclass(slots=True)
 class _Balance:
@@ -14,11 +16,13 @@ class Budgets:
 
     Without a rate nothing is ever spent. A key that has spent its budget is served last, not refused: an idle device
     serves everybody. It owes at most `burst_s`, so that what it ran on an idle device is not held against it for long.
+    on_charge: hears of all that is booked, with and without a rate.
     """
 
-    def __init__(self, rate: float | None = None, burst_s: float = 2.0) -> None:
+    def __init__(self, rate: float | None = None, burst_s: float = 2.0, on_charge: Charge = charge_nobody) -> None:
         self._rate = rate
         self._burst_s = burst_s
+        self._on_charge = on_charge
         self._now = 0.0
         self._balances: dict[str, _Balance] = {}
 
@@ -32,6 +36,7 @@ class Budgets:
 
     def charge(self, key: str, seconds: float) -> None:
         """Book what was run for a key."""
+        self._on_charge(key, seconds)
         if self._rate is None:
             return
         balance = self._balances.get(key)

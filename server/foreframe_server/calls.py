@@ -1,10 +1,11 @@
 """One call through the service: how a query is to be handled, and what became of it. Values only."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from foreframe_engines import OnDeadline, Prediction, Priority
+from foreframe_server.quarantine import Deaths
 
 REQUEST_ID = r"[A-Za-z0-9._:-]{1,64}"
 """A caller's id of a request that may stand in logs and replies."""
@@ -53,6 +54,10 @@ class Call:
     """Of reads of tokens; a prediction's stands in its query."""
     key: str = ""
     """Whose budget of the device is used."""
+    tenant: str = ""
+    """Whose results, sessions and observations are shared."""
+    deaths: Deaths = field(default_factory=Deaths, compare=False)
+    """Of engines, with whatever runs for this call."""
 
 
 @dataclass(slots=True)

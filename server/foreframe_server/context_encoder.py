@@ -9,8 +9,8 @@ from foreframe_engines.types import Latents
 from foreframe_server.calls import Call
 from foreframe_server.errors import DeadlineExceeded
 from foreframe_server.observations import StoredObservation
-from foreframe_server.token_reader import TokenReader
-from foreframe_server.worker import EngineWorker
+from foreframe_server.token_reader import TokenReaders
+from foreframe_server.workers import Workers
 
 
 class ContextEncoder:
@@ -19,8 +19,8 @@ class ContextEncoder:
     def __init__(
         self,
         contract: Contract,
-        worker: EngineWorker | None,
-        reader: TokenReader | None,
+        worker: Workers | None,
+        reader: TokenReaders | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.contract = contract
@@ -31,16 +31,16 @@ class ContextEncoder:
     async def encode(self, observation: StoredObservation, call: Call) -> StoredObservation:
         """Return the observation with what each model makes of it.
 
-        Raises NotReady, Overloaded, DeadlineExceeded, ClientLeft or ModelFault.
+        Raises NotReady, Overloaded, DeadlineExceeded, WorkerCrashed, ClientLeft or ModelFault.
         """
         tokens = None
         if self._reader is not None:
             tokens = await self._reader.context(observation.frames, observation.states, call)
         if call.deadline_s is not None and call.deadline_s <= self._clock():
             raise DeadlineExceeded("The deadline passed before the observation was encoded.")
-        return replace(observation, latents=await self._latents(observation), tokens=tokens)
+        return replace(observation, latents=await self._latents(observation, call), tokens=tokens)
 
-    async def _latents(self, observation: StoredObservation) -> Latents | None:
+    async def _latents(self, observation: StoredObservation, call: Call) -> Latents | None:
         if self._worker is None or "predict" not in self.contract.capabilities:
             return None
-        return await self._worker.encode(observation.frames[-self.contract.context_frames :])
+        return await self._worker.encode(observation.frames[-self.contract.context_frames :], call)

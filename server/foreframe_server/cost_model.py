@@ -4,7 +4,7 @@ Forwards are a table by their number of rows, because hardware is not a line: tw
 one, a padded bucket costs the same full or not. Estimates move slowly towards a quantile, so one stall changes little.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 _QUANTILE = 0.75
 """Plans that are a little slow keep their deadlines; those at the median would miss every second one."""
@@ -15,17 +15,18 @@ _KNEE_SHARE = 0.9
 
 
 class SlowQuantile:
-    """An estimate that a share `_QUANTILE` of the values seen lies below; 0 before the first."""
+    """A running estimate of what a share `_QUANTILE` of values lies below, and of their mean; 0 before the first."""
 
-    def __init__(self) -> None:
-        self.value = 0.0
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = self.mean = value
 
     def observe(self, value: float) -> None:
-        """Move a little towards a value: up far more often than down."""
+        """Move a little towards a value: the quantile up far more often than down."""
         if self.value <= 0:
-            self.value = value
+            self.value = self.mean = value
         else:
             self.value *= 1 + _STEP * (_QUANTILE - (value < self.value))
+            self.mean += _STEP * (value - self.mean)
 
 
 class CostModel:
@@ -64,6 +65,16 @@ class CostModel:
         """Predict decoding so many frames."""
         return self._frame.value * frames
 
+    def wave_s(self, members: int, steps: int, frames: int) -> float:
+        """Predict the seconds from encoding to the first of so many members, so many as a full forward makes whole."""
+        rows = min(self.max_rows, members)
+        return self.prepare_s + steps * self.step_s(rows) + rows * self.decode_s(frames)
+
+    def known(self) -> Iterator[tuple[str, int, SlowQuantile]]:
+        """Tell each kind of work, `prepare`, `frame` or `step`, with its rows, and what it takes."""
+        yield from (("prepare", 1, self._prepare), ("frame", 1, self._frame))
+        yield from (("step", rows, seconds) for rows, seconds in sorted(self._steps.items()))
+
     def forget(self) -> None:
         """Know nothing again: another engine has taken over."""
         self._steps.clear()
@@ -72,7 +83,7 @@ class CostModel:
     def fit(self, seconds: Mapping[int, float]) -> None:
         """Start from what a forward of each size took in a warm-up."""
         for rows, value in seconds.items():
-            self._steps.setdefault(rows, SlowQuantile()).value = value
+            self._steps[rows] = SlowQuantile(value)
         if self._fixed_rows is None:
             rates = {rows: rows / value for rows, value in seconds.items() if value > 0}
             best = max(rates.values(), default=0.0)

@@ -68,6 +68,7 @@ class DeviceThread:
             self.wake.notify()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        self.metrics.forget_device(id(self))
 
     def has_work(self) -> bool:
         """Whether there is anything to do beside commands."""
@@ -91,7 +92,7 @@ class DeviceThread:
             except Exception:  # noqa: BLE001 - the border of the thread: it logs, answers and lives on
                 _log.exception("device.turn_failed")
                 self.fault()
-            self.metrics.observe_device(self.clock() - started_s, is_busy=True)
+            self.metrics.observe_device(self.clock() - started_s, is_busy=True, device=id(self))
         self._run_commands()
         self.finish()
 
@@ -100,7 +101,7 @@ class DeviceThread:
             while not (self._is_stopped or self._commands or self.has_work()):
                 started_s = self.clock()
                 self.wake.wait(_IDLE_TURN_S)
-                self.metrics.observe_device(self.clock() - started_s, is_busy=False)
+                self.metrics.observe_device(self.clock() - started_s, is_busy=False, device=id(self))
             return not self._is_stopped
 
     def _run_commands(self) -> None:

@@ -43,10 +43,10 @@ class CacheKey:
     digest: bytes
 
 
-def cache_key(query: Query, engine_fingerprint: str, tenant: str = "") -> CacheKey:
+def cache_key(query: Query, engine_fingerprint: str, tenant: str) -> CacheKey:
     """Digest everything that decides the members' bytes; how many there are and what becomes of them do not.
 
-    engine_fingerprint: bundle digest, backend, precision and determinism of the engine.
+    engine_fingerprint: bundle digest, backend, precision and determinism of the engine. tenant: of the caller.
     """
     digest = hashlib.sha256()
     for part in _key_parts(query, engine_fingerprint, tenant):

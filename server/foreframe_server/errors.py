@@ -197,9 +197,9 @@ class ModelFault(ServiceError):
 
 
 class WorkerCrashed(ServiceError):
-    """The worker died while it held this request."""
+    """Two workers died while they held this request."""
 
-    code, status, title, is_retryable = "worker_crashed", 500, "The worker crashed", True
+    code, status, title = "worker_crashed", 500, "The worker crashed"
 
 
 CODES: tuple[type[ServiceError], ...] = (

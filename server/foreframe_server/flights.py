@@ -16,7 +16,7 @@ from foreframe_engines.schedule import num_steps
 from foreframe_server.calls import CacheResult, Call
 from foreframe_server.jobs import later_deadline
 from foreframe_server.scheduler import milder
-from foreframe_server.tickets import Frames, Ticket, WorkerResult
+from foreframe_server.tickets import Admitted, Frames, WorkerResult
 
 
 class Flight:
@@ -35,7 +35,7 @@ class Flight:
         self.estimate: Frames | None = None
         self.num_cached = 0
         self.lookup = CacheResult.MISS
-        self.ticket: Ticket | None = None
+        self.ticket: Admitted | None = None
         self.result: WorkerResult | None = None
         self.num_riders = 0
         self.is_accepted = False
@@ -54,7 +54,7 @@ class Flight:
     @property
     def steps(self) -> int:
         """How many steps each member takes."""
-        return num_steps(self.query.sampling) if self.ticket is None else self.ticket.job.num_steps
+        return num_steps(self.query.sampling) if self.ticket is None else self.ticket.num_steps
 
     @property
     def is_shortened(self) -> bool:

@@ -7,37 +7,39 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import structlog
 
 from foreframe_engines import Contract
-from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.swapping import Stage, SwappingRolloutEngine
-from foreframe_server.budgets import Budgets
 from foreframe_server.cache import ResultCache
 from foreframe_server.context_encoder import ContextEncoder
-from foreframe_server.cost_model import CostModel
-from foreframe_server.device import DeviceThread
+from foreframe_server.devices import Devices, OpenDevices, OpenedDevices, open_devices, start_devices
 from foreframe_server.errors import CapabilityMissing, NotReady
+from foreframe_server.kserve_sequences import SequenceBook
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
-from foreframe_server.opening import OpenedEngines
-from foreframe_server.scheduler import Scheduler
+from foreframe_server.opening import OpenedEngines, OpenEngines
+from foreframe_server.quotas import Charge, charge_nobody
 from foreframe_server.score_service import ScoreService
 from foreframe_server.service import OnAnswer, PredictionService, ignore_answer
 from foreframe_server.session_clips import ShippedClips
 from foreframe_server.session_service import SessionService
 from foreframe_server.session_store import SessionLimits, SessionStore
-from foreframe_server.settings import SchedulerSettings, Settings
+from foreframe_server.settings import EngineSettings, Settings
 from foreframe_server.shared_sessions import SharedSessions
-from foreframe_server.token_reader import TokenReader
-from foreframe_server.worker import EngineWorker
+from foreframe_server.token_reader import TokenReaders
+from foreframe_server.workers import Workers
 
 if TYPE_CHECKING:
     from foreframe_server.recording.recorder import Recorder
 
 _HANDOVER_POLL_S = 0.5
+
+Capability: TypeAlias = Literal["predict", "likelihood", "score"]
+"""What a call may need of a model."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,9 +54,9 @@ class HostedModel:
 
     contract: Contract
     determinism: str
-    device: DeviceThread
-    worker: EngineWorker | None = None
-    reader: TokenReader | None = None
+    devices: Devices
+    worker: Workers | None = None
+    reader: TokenReaders | None = None
     likelihoods: LikelihoodService | None = None
     service: PredictionService | None = None
     scores: ScoreService | None = None
@@ -62,12 +64,22 @@ class HostedModel:
     clips: ShippedClips = field(default_factory=ShippedClips)
     recorder: "Recorder | None" = None
     handover: asyncio.Task[None] | None = None
+    fingerprint: str = ""
+    """Tells its bytes from other models' and versions'."""
+    folder: Path | None = None
+    """The bundle's, None of engines that were given."""
+    sequences: SequenceBook = field(default_factory=SequenceBook)
 
     @property
     def is_ready(self) -> bool:
         """Whether what the model can do is answered."""
         answering = self.service or self.reader
         return answering is not None and answering.is_ready
+
+    def can(self, capability: Capability | None) -> bool:
+        """Whether a kind of call can be answered; any model can do nothing in particular."""
+        services = {"predict": self.service, "likelihood": self.likelihoods, "score": self.scores}
+        return capability is None or services[capability] is not None
 
     @property
     def encoder(self) -> ContextEncoder:
@@ -80,7 +92,7 @@ class HostedModel:
             raise _no_future()
         return self.service
 
-    def open_reader(self) -> TokenReader:
+    def open_reader(self) -> TokenReaders:
         """Return the reader of tokens. Raises CapabilityMissing without tokens."""
         if self.reader is None:
             raise _no_tokens()
@@ -105,7 +117,7 @@ class HostedModel:
         return self.sessions
 
     async def stop(self, drain_s: float) -> None:
-        """Let running reads end, then running predictions, stop the device, and wait until what is done is stored.
+        """Let running reads end, then running predictions, free the devices, and wait until what is done is stored.
 
         Nothing new is admitted by what is stopping.
         """
@@ -113,13 +125,7 @@ class HostedModel:
             self.handover.cancel()
             with contextlib.suppress(asyncio.CancelledError, NotReady):
                 await self.handover
-        drain_until_s = time.monotonic() + drain_s
-        if self.reader is not None:
-            await self.reader.stop(drain_s)
-        if self.worker is not None:
-            await self.worker.stop(max(0.0, drain_until_s - time.monotonic()))
-        else:
-            await self.device.join()
+        await self.devices.stop(drain_s)
         if self.service is not None:
             await self.service.close()
         if self.sessions is not None:
@@ -129,16 +135,38 @@ class HostedModel:
 
 
 class ModelStarter:
-    """Starts models from engines that are open, with the settings, metrics and cache of one server."""
+    """Starts models from engines that are open, with the settings, metrics and cache of one server.
 
-    def __init__(self, settings: Settings, metrics: Metrics, cache: ResultCache) -> None:
+    charge: hears for which key the device worked how long. open_devices: where models are opened.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        cache: ResultCache,
+        charge: Charge = charge_nobody,
+        open_devices: OpenDevices = open_devices,
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._cache = cache
+        self._charge = charge
+        self._open_devices = open_devices
+
+    async def open(self, open_engines: OpenEngines, settings: EngineSettings) -> HostedModel:
+        """Open the model that the settings name and start it. Raises what opening or the engines raise."""
+        return await self._start(await self._open_devices(open_engines, settings, self._metrics))
 
     async def start(self, opened: OpenedEngines) -> HostedModel:
         """Start a model's device and services and warm them up. Raises what the engines raise; nothing runs then."""
-        model = self._start_device(opened)
+        return await self._start(OpenedDevices((opened,)))
+
+    async def _start(self, devices: OpenedDevices) -> HostedModel:
+        opened = devices.engines[0]
+        started = start_devices(devices, self._settings.scheduler, self._metrics, self._charge)
+        model = HostedModel(opened.contract, opened.determinism, started, started.workers)
+        model.fingerprint, model.folder = opened.fingerprint, opened.folder
         try:
             await self._warm_up(model, opened)
         except BaseException:
@@ -152,9 +180,8 @@ class ModelStarter:
             model.determinism = model.worker.determinism
             if isinstance(opened.rollout, SwappingRolloutEngine):
                 model.handover = asyncio.create_task(_learn_after_handover(opened.rollout, model.worker))
-        if opened.likelihood is not None:
-            model.reader = self._build_reader(model.device, opened.likelihood)
-            await model.reader.warm_up()
+        model.reader = await model.devices.start_reading(self._settings.scheduler, self._metrics, self._charge)
+        if model.reader is not None:
             model.likelihoods = LikelihoodService(model.reader, self._metrics, opened.calibration)
         if "score" in model.contract.capabilities:
             max_jobs = self._settings.scores.max_jobs
@@ -174,17 +201,6 @@ class ModelStarter:
         elif self._settings.recording.folder is not None:
             _log.warning("nothing is recorded, as the model predicts nothing")
 
-    def _start_device(self, opened: OpenedEngines) -> HostedModel:
-        """Start the thread that owns the device."""
-        worker = None
-        if opened.rollout is None:
-            device = DeviceThread(self._metrics)
-        else:
-            scheduler = _build_scheduler(self._settings.scheduler, opened.contract)
-            device = worker = EngineWorker(opened.rollout, scheduler, self._metrics)
-        device.start()
-        return HostedModel(opened.contract, opened.determinism, device, worker)
-
     def _record_answers(self, model: HostedModel) -> OnAnswer:
         """Start to record answers, where the settings name a folder."""
         settings = self._settings.recording
@@ -196,7 +212,7 @@ class ModelStarter:
         model.recorder.start()
         return model.recorder.offer
 
-    def _build_sessions(self, predictions: PredictionService, worker: EngineWorker, fingerprint: str) -> SessionService:
+    def _build_sessions(self, predictions: PredictionService, worker: Workers, fingerprint: str) -> SessionService:
         settings, cache = self._settings.sessions, self._settings.cache
         limits = SessionLimits(**{field.name: getattr(settings, field.name) for field in fields(SessionLimits)})
         shared = None
@@ -210,29 +226,14 @@ class ModelStarter:
         store = SessionStore(limits, self._metrics, time.monotonic)
         return SessionService(predictions, worker, store, self._metrics, shared=shared)
 
-    def _build_reader(self, device: DeviceThread, engine: LikelihoodEngine) -> TokenReader:
-        limits = self._settings.scheduler
-        return TokenReader(
-            engine, device, self._metrics, max_rows=limits.max_read_rows, max_pending_s=limits.max_pending_read_s
-        )
 
-
-async def _learn_after_handover(engine: SwappingRolloutEngine, worker: EngineWorker) -> None:
+async def _learn_after_handover(engine: SwappingRolloutEngine, worker: Workers) -> None:
     """Learn what work takes once the engine that was built meanwhile serves."""
     while engine.handover.stage is Stage.PREPARING:  # noqa: ASYNC110 - it ends in a thread without an event loop
         await asyncio.sleep(_HANDOVER_POLL_S)
     _log.info("handover", stage=engine.handover.stage, reason=engine.handover.reason)
     if engine.handover.stage is Stage.SERVING:
         await worker.warm_up()
-
-
-def _build_scheduler(limits: SchedulerSettings, contract: Contract) -> Scheduler:
-    return Scheduler(
-        CostModel(contract.buckets, max_rows=limits.max_rows),
-        max_pending_s=limits.max_pending_s,
-        bulk_share=limits.bulk_share,
-        budgets=Budgets(limits.key_budget, limits.key_burst_s),
-    )
 
 
 def _no_future() -> CapabilityMissing:

@@ -47,7 +47,7 @@ class Resamples:
 
     def mean(self, values: Float64[np.ndarray, " n"]) -> Interval:
         """Return the mean of one value a clip."""
-        return _interval(self.equal @ values, self.weights @ values)
+        return interval_of(self.equal @ values, self.weights @ values)
 
     def means(self, values: Float64[np.ndarray, "n m"]) -> list[Interval]:
         """Return the mean of every column."""
@@ -55,11 +55,12 @@ class Resamples:
 
     def ratio(self, values: Float64[np.ndarray, " n"], others: Float64[np.ndarray, " n"]) -> Interval:
         """Return the mean of the values over the mean of the others, paired."""
-        return _interval(
+        return interval_of(
             (self.equal @ values) / (self.equal @ others), (self.weights @ values) / (self.weights @ others)
         )
 
 
-def _interval(mean: float, resampled: Float64[np.ndarray, " r"]) -> Interval:
+def interval_of(mean: float, resampled: Float64[np.ndarray, " r"]) -> Interval:
+    """Return a value between the ends of 95 % of what resamples make of it."""
     low, high = np.quantile(resampled, (_LOW, _HIGH))
     return Interval(*(round(float(value), _DIGITS) for value in (mean, low, high)))

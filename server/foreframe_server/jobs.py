@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from foreframe_engines.types import Conditioning, OnDeadline, Priority, Query, StepRow, StepState
+from foreframe_server.quarantine import Deaths, digest_query
 
 _STEP_MARGIN = 1.5
 """A step that is begun cannot be called back, and one in four takes longer than predicted."""
@@ -24,6 +25,24 @@ class Ending(StrEnum):
     SUPERSEDED = "superseded"
     CANCELLED = "cancelled"
     FAULTED = "faulted"
+    CRASHED = "crashed"
+    STRANDED = "stranded"
+    """No engine was there to run it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which members of an ensemble are one device's: every `count`-th antithetic pair, from the `index`-th on."""
+
+    index: int = 0
+    count: int = 1
+
+    def holds(self, member: int) -> bool:
+        """Whether a member is this device's."""
+        return member // 2 % self.count == self.index
+
+
+WHOLE = Share()
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +61,8 @@ class Job:
 
     times: the schedule of every member, 1 to 0. deadline_s: when the answer is due, on the scheduler's clock.
     received_s: when it was asked, which decides what is newest in a stream. first_member: how many members are known
-    already. decode_s: predicted seconds of decoding one member. key: whose budget it uses.
+    already. decode_s: predicted seconds of decoding one member. key: whose budget it uses. share: which of the members
+    it computes. deaths: of engines that held its request.
     """
 
     id: str
@@ -54,14 +74,30 @@ class Job:
     first_member: int = 0
     decode_s: float = 0.0
     key: str = ""
+    share: Share = WHOLE
+    deaths: Deaths = field(default_factory=Deaths)
     arrival: int = 0
     conditioning: Conditioning | None = None
     members: list[Member] = field(init=False)
     num_pending_rows: int = field(init=False)
+    _size: int = field(init=False)
+    _digest: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.members = [Member(index) for index in range(self.first_member, self.query.ensemble.size)]
-        self.num_pending_rows = len(self.members) * self.num_steps
+        self._size, self.members = self.first_member, []
+        self.num_pending_rows = 0
+        self.grow(self.query.ensemble.size)
+
+    @property
+    def is_top_up(self) -> bool:
+        """Whether members before its own come from elsewhere, so that even none of its own is an answer."""
+        return not self.members or self.members[0].index > 0
+
+    def digest(self) -> bytes:
+        """Return the digest of what is asked, worked out once."""
+        if self._digest is None:
+            self._digest = digest_query(self.query)
+        return self._digest
 
     @property
     def num_steps(self) -> int:
@@ -86,7 +122,7 @@ class Job:
     @property
     def has_answer(self) -> bool:
         """Whether something could be returned now: known members, whole ones, or for `degrade` a first step."""
-        if self.first_member > 0 or self.is_whole(self.members[0]):
+        if self.is_top_up or self.is_whole(self.members[0]):
             return self.on_deadline is not OnDeadline.FAIL
         return self.on_deadline is OnDeadline.DEGRADE and self.members[0].step > 0
 
@@ -95,7 +131,7 @@ class Job:
         """Member-steps without which there is no answer: one member where fewer will do, else all that wait."""
         if self.deadline_s is None or self.on_deadline is OnDeadline.FAIL:
             return self.num_pending_rows
-        return 0 if self.first_member > 0 else self.num_steps - self.members[0].step
+        return 0 if self.is_top_up else self.num_steps - self.members[0].step
 
     @property
     def num_least_rows(self) -> int:
@@ -123,7 +159,7 @@ class Job:
         """Whether a member is one of those without which there is no answer."""
         if self.deadline_s is None or self.on_deadline is OnDeadline.FAIL:
             return True
-        return self.first_member == 0 and member is self.members[0]
+        return not self.is_top_up and member is self.members[0]
 
     def is_expired(self, now: float, step_s: float, max_rows: int) -> bool:
         """Whether the deadline has come; for a job that has an answer, whether one more step would be late."""
@@ -140,11 +176,16 @@ class Job:
         waiting = [member for member in self.members if not self.is_whole(member)][:max_rows]
         return max(1, sum(map(self.is_nearly_whole, waiting)))
 
+    def missing(self, size: int) -> list[int]:
+        """Say which members are to be added for an ensemble of so many."""
+        return [index for index in range(self._size, size) if self.share.holds(index)]
+
     def grow(self, size: int) -> None:
         """Ask for more members."""
-        last = self.first_member + len(self.members)
-        self.members += [Member(index) for index in range(last, size)]
-        self.num_pending_rows += max(0, size - last) * self.num_steps
+        missing = self.missing(size)
+        self._size = max(self._size, size)
+        self.members += map(Member, missing)
+        self.num_pending_rows += len(missing) * self.num_steps
 
     def shorten(self, times: tuple[float, ...]) -> None:
         """Take another schedule, before any step is taken."""
@@ -200,6 +241,11 @@ class Outcome:
     def has_answer(self) -> bool:
         """Whether its caller gets what there is: everything, or what a deadline left."""
         return self.ending is Ending.FINISHED or (self.ending is Ending.EXPIRED and self.job.has_answer)
+
+
+def can_share(one: Job, other: Job) -> bool:
+    """Whether rows of two jobs may run in one forward: whatever cost an engine runs alone."""
+    return one is other or not (one.deaths.num or other.deaths.num)
 
 
 def is_bulk(job: Job) -> bool:

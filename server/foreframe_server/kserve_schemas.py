@@ -157,7 +157,7 @@ class IndexEntry(WireReply):
 
     name: str
     version: str
-    state: Literal["READY"] = "READY"
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"] = "READY"
     reason: str = ""
 
 

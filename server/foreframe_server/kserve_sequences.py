@@ -12,9 +12,9 @@ MAX_SEQUENCES = 4096
 
 @dataclass(frozen=True, slots=True)
 class SequenceKey:
-    """One client's name of a sequence; `key` tells clients apart."""
+    """One client's name of a sequence; `tenant` tells clients apart."""
 
-    key: str
+    tenant: str
     sequence_id: SequenceId
 
 

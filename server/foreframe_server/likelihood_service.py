@@ -18,7 +18,7 @@ from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import DeadlineExceeded, ServiceError
 from foreframe_server.likelihoods import LikelihoodAnswer, LikelihoodQuery, Scenario
 from foreframe_server.metrics import Metrics
-from foreframe_server.token_reader import TokenJob, TokenReader
+from foreframe_server.token_reader import TokenJob, TokenReaders
 
 
 class LikelihoodService:
@@ -26,7 +26,7 @@ class LikelihoodService:
 
     def __init__(
         self,
-        reader: TokenReader,
+        reader: TokenReaders,
         metrics: Metrics,
         calibration: Calibration | None,
         *,

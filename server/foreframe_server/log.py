@@ -1,5 +1,6 @@
 """How log lines are written: one line an event, keys and values, to standard error. Knows no event."""
 
+import contextlib
 import logging
 import sys
 
@@ -28,6 +29,21 @@ def configure_logging(*, is_json: bool = False, is_quiet: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if is_quiet else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_LineLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class _LineLogger(structlog.PrintLogger):
+    """Writes lines to standard error. One that cannot be written, as on a full disk, is lost and harms no request."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(sys.stderr)
+
+    def msg(self, message: str) -> None:
+        """Write one line if it can be written."""
+        with contextlib.suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg

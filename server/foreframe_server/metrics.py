@@ -4,6 +4,7 @@ Every label takes its value from a closed set; anything else is counted as `othe
 """
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Final
@@ -12,12 +13,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from foreframe_engines import Contract
 from foreframe_server.calls import HoldTimings, ReadTimings, ScoreTimings, StageTimings, Timings
+from foreframe_server.cost_model import SlowQuantile
 from foreframe_server.errors import CODES
 
 OTHER: Final = "other"
 ROUTES: Final = frozenset(
     {
         "/",
+        "/admin/models",
+        "/admin/models/{name}/load",
+        "/admin/models/{name}/unload",
+        "/assets/{version}/{name}",
         "/docs",
         "/healthz",
         "/metrics",
@@ -28,6 +34,8 @@ ROUTES: Final = frozenset(
         "/v1/limits",
         "/v1/models",
         "/v1/models/{id}",
+        "/v1/models/{id}/clips",
+        "/v1/models/{id}/clips/{index}",
         "/v1/observations",
         "/v1/observations/{id}",
         "/v1/predictions",
@@ -44,6 +52,7 @@ ROUTES: Final = frozenset(
         "/v1/state-schemas",
         "/v1/state-schemas/{name}",
         "/v1/state-schemas/{name}/check",
+        "/v1/status",
         "/v2",
         "/v2/health/live",
         "/v2/health/ready",
@@ -59,6 +68,8 @@ ROUTES: Final = frozenset(
         "/v2/models/{name}/versions/{version}/ready",
         "/v2/models/{name}/versions/{version}/stats",
         "/v2/repository/index",
+        "/v2/repository/models/{name}/load",
+        "/v2/repository/models/{name}/unload",
         "/version",
     }
 )
@@ -80,6 +91,9 @@ CANCEL_STAGES: Final = frozenset({"queue", "denoise"})
 SESSION_EVENTS: Final = frozenset(
     {"created", "forked", "deleted", "expired", "evicted", "resumed", "shared", "not_shared", "corrupt"}
 )
+RESTART_REASONS: Final = frozenset({"crash", "hang", "corrupt", "start"})
+RESCUE_OUTCOMES: Final = frozenset({"repeated", "refused", "given_up"})
+LOAD_RESULTS: Final = frozenset({"loaded", "failed", "unloaded"})
 RECORDING_RESULTS: Final = frozenset({"written", "dropped", "full", "failed"})
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -99,7 +113,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._busy_ratio = 0.0
+        self._busy_ratios: dict[int, float] = {}
+        self._waiting_s: dict[int, float] = {}
         self._add_request_series()
         self._add_engine_series()
         self._add_outcome_series()
@@ -122,6 +137,12 @@ class Metrics:
     def _add_engine_series(self) -> None:
         registry = self.registry
         self._queue_seconds = Gauge("foreframe_queue_step_seconds", "Predicted work that waits.", registry=registry)
+        self._cost = Gauge(
+            "foreframe_cost_seconds",
+            "What work takes: its running mean, and what three of four times lie below.",
+            ["work", "rows", "statistic"],
+            registry=registry,
+        )
         self._cost_error = Gauge(
             "foreframe_cost_error_ratio", "Mean relative error of predicted forwards.", registry=registry
         )
@@ -134,7 +155,12 @@ class Metrics:
         self._observations = Gauge("foreframe_observations", "Uploaded observations held.", registry=registry)
         self._observation_bytes = Gauge("foreframe_observation_bytes", "Memory that they hold.", registry=registry)
         self._busy = Gauge("foreframe_engine_busy_ratio", "Share of time in engine calls.", registry=registry)
-        self._model = Info("foreframe_model", "The model that is served.", registry=registry)
+        self._restarts = Counter(
+            "foreframe_worker_restarts", "Worker processes that were replaced.", ["reason"], registry=registry
+        )
+        self._rescues = Counter("foreframe_rescues", "Calls that a worker died in.", ["outcome"], registry=registry)
+        self._model = Info("foreframe_model", "Models that are served.", ["model"], registry=registry)
+        self._loads = Counter("foreframe_model_loads", "Loads and unloads of models.", ["result"], registry=registry)
 
     def _add_outcome_series(self) -> None:
         registry = self.registry
@@ -164,15 +190,22 @@ class Metrics:
         )
 
     def describe_model(self, contract: Contract, determinism: str) -> None:
-        """Say which model is served."""
-        self._model.info(
+        """Say that a model is served, in place of an earlier version of it."""
+        self._model.labels(contract.model).info(
             {
-                "model": contract.model,
                 "family": contract.family,
                 "revision": contract.revision,
                 "determinism": determinism,
             }
         )
+
+    def forget_model(self, name: str) -> None:
+        """Say that a model is not served any more."""
+        self._model.remove(name)
+
+    def count_load(self, result: str) -> None:
+        """Count what became of a load. result: loaded, failed, unloaded."""
+        self._loads.labels(_closed(result, LOAD_RESULTS)).inc()
 
     def count_request(self, route: str, code: str, seconds: float) -> None:
         """Count one reply. route: the route's template. code: `ok` or an error's code."""
@@ -221,16 +254,30 @@ class Metrics:
         """Record how near a predicted frame was to the one that arrived."""
         self._psnr.observe(decibels)
 
-    def observe_queue(self, seconds: float, error_ratio: float) -> None:
-        """Say how many seconds of predicted work wait, and how far predictions of forwards have been off."""
-        self._queue_seconds.set(seconds)
+    def observe_queue(self, seconds: float, error_ratio: float, device: int = 0) -> None:
+        """Say how many seconds of predicted work wait for a device, and how far predictions have been off."""
+        self._waiting_s[device] = seconds
+        self._queue_seconds.set(sum([*self._waiting_s.values()]))
         self._cost_error.set(error_ratio)
 
-    def observe_device(self, seconds: float, *, is_busy: bool) -> None:
-        """Record that the device was busy or idle for so long. Called from one thread."""
+    def observe_costs(self, known: Iterable[tuple[str, int, SlowQuantile]]) -> None:
+        """Say what preparing a question, decoding a frame and forwards of so many rows take."""
+        for work, rows, seconds in known:
+            self._cost.labels(work, rows, "mean").set(seconds.mean)
+            self._cost.labels(work, rows, "high").set(seconds.value)
+
+    def observe_device(self, seconds: float, *, is_busy: bool, device: int = 0) -> None:
+        """Record that a device was busy or idle for so long. Called from its thread."""
         weight = 1 - math.exp(-seconds / _BUSY_WINDOW_S)
-        self._busy_ratio += weight * (float(is_busy) - self._busy_ratio)
-        self._busy.set(self._busy_ratio)
+        before = self._busy_ratios.setdefault(device, 0.0)
+        self._busy_ratios[device] = before + weight * (float(is_busy) - before)
+        ratios = [*self._busy_ratios.values()]
+        self._busy.set(sum(ratios) / len(ratios))
+
+    def forget_device(self, device: int) -> None:
+        """Leave a device out that is no more."""
+        self._waiting_s.pop(device, None)
+        self._busy_ratios.pop(device, None)
 
     def count_deadline(self, outcome: str) -> None:
         """Count a call that had a deadline. outcome: met, late, degraded, exceeded."""
@@ -239,6 +286,14 @@ class Metrics:
     def count_cache(self, tier: str, event: str) -> None:
         """Count what a cache tier did. tier: memory, redis."""
         self._cache_events.labels(_closed(tier, CACHE_TIERS), _closed(event, CACHE_EVENTS)).inc()
+
+    def count_restart(self, reason: str) -> None:
+        """Count a worker process that was replaced. reason: crash, hang, corrupt, start."""
+        self._restarts.labels(_closed(reason, RESTART_REASONS)).inc()
+
+    def count_rescue(self, outcome: str) -> None:
+        """Count what became of a call that a worker died in. outcome: repeated, refused, given_up."""
+        self._rescues.labels(_closed(outcome, RESCUE_OUTCOMES)).inc()
 
     def count_superseded(self) -> None:
         """Count a job that a newer one of its stream replaced."""

@@ -73,6 +73,10 @@ class _Visit:
         """Template of the route that answered."""
         return getattr(self.scope.get("route"), "path", "unmatched")
 
+    def key(self) -> str | None:
+        """Id of the key that was shown and was right, where one is needed."""
+        return getattr(self.scope["state"].get("caller"), "key_id", None) or None
+
     def code(self) -> str:
         """`ok` or the code of the problem."""
         # A stream whose status was good may still end in a problem.
@@ -134,6 +138,7 @@ class RequestLog:
             status=visit.status,
             code=visit.code(),
             duration_ms=round(seconds * 1000, 3),
+            key=visit.key(),
             traceparent=_matching(_TRACEPARENT, traceparent),
         )
 

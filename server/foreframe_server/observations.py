@@ -37,6 +37,16 @@ class StoredObservation:
     latents: Latents | None = None
     tokens: TokenContext | None = None
     layout: StateLayout = AS_THE_SCHEMA
+    model: str = ""
+    fingerprint: str = ""
+    """Of the model that encoded it, and of its very version."""
+
+    def of_model(self, fingerprint: str) -> "StoredObservation":
+        """Return it, for the model that encoded it. Raises Gone for another, or another version."""
+        if self.fingerprint not in ("", fingerprint):
+            reason = Reason("/observation_id", "was encoded by another model, or by another version of this one")
+            raise Gone("The observation is not of this model; upload it again.", reasons=[reason])
+        return self
 
     @property
     def num_bytes(self) -> int:
@@ -71,7 +81,7 @@ class _Held:
 @dataclass(frozen=True, slots=True, order=True)
 class _Expiry:
     at_s: float
-    observation_id: str
+    name: bytes
 
 
 class ObservationStore:
@@ -97,8 +107,8 @@ class ObservationStore:
             self._forget_expired()
             return len(self._held)
 
-    def put(self, observation: StoredObservation, ttl_s: float | None = None) -> str:
-        """Hold an observation and return its new id. Its arrays become read-only.
+    def put(self, observation: StoredObservation, ttl_s: float | None = None, tenant: str = "") -> str:
+        """Hold an observation for a tenant and return its new id. Its arrays become read-only.
 
         Raises TooExpensive when it is larger than the whole budget.
         """
@@ -110,31 +120,43 @@ class ObservationStore:
         expires_s = self._clock() + (self.ttl_s if ttl_s is None else ttl_s)
         with self._lock:
             self._forget_expired()
-            self._held.put(observation_id.encode(), _Held(observation, expires_s), num_bytes)
-            heapq.heappush(self._expiries, _Expiry(expires_s, observation_id))
+            self._held.put(_name(observation_id, tenant), _Held(observation, expires_s), num_bytes)
+            heapq.heappush(self._expiries, _Expiry(expires_s, _name(observation_id, tenant)))
         return observation_id
 
-    def get(self, observation_id: str) -> StoredObservation:
-        """Return an observation. Raises Gone when it has expired, was forgotten for others, or never was."""
+    def get(self, observation_id: str, tenant: str = "") -> StoredObservation:
+        """Return a tenant's observation. Raises Gone when it has expired, was forgotten for others, or never was."""
         with self._lock:
             self._forget_expired()
-            held = self._held.get(observation_id.encode())
+            held = self._held.get(_name(observation_id, tenant))
         if held is None:
             raise _gone("/observation_id")
         return held.observation
 
-    def delete(self, observation_id: str) -> None:
-        """Forget an observation. Raises Gone when there is none of this id."""
+    def find_model(self, observation_id: str, tenant: str = "") -> str | None:
+        """Name the model that encoded a tenant's observation; None for one that is not held."""
         with self._lock:
             self._forget_expired()
-            if self._held.get(observation_id.encode()) is None:
+            held = self._held.get(_name(observation_id, tenant))
+        return None if held is None else held.observation.model or None
+
+    def delete(self, observation_id: str, tenant: str = "") -> None:
+        """Forget a tenant's observation. Raises Gone when there is none of this id."""
+        with self._lock:
+            self._forget_expired()
+            if self._held.get(_name(observation_id, tenant)) is None:
                 raise _gone("")
-            self._held.pop(observation_id.encode())
+            self._held.pop(_name(observation_id, tenant))
 
     def _forget_expired(self) -> None:
         now = self._clock()
         while self._expiries and self._expiries[0].at_s <= now:
-            self._held.pop(heapq.heappop(self._expiries).observation_id.encode())
+            self._held.pop(heapq.heappop(self._expiries).name)
+
+
+def _name(observation_id: str, tenant: str) -> bytes:
+    """Return what an observation is held under: a tenant's name has no line break."""
+    return f"{tenant}\n{observation_id}".encode()
 
 
 def _freeze(observation: StoredObservation) -> None:

@@ -58,7 +58,7 @@ class Chart(Panel):
     note: NotRequired[str]
 
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7f7f7f", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7f7f7f", "#000000")
 _TEXT, _FAINT = "#222222", "#d9d9d9"
 _PANEL_WIDTH_IN, _HEIGHT_IN, _VALUE_HEIGHT_IN = 5.6, 4.2, 0.36
 _DPI = 130
@@ -133,7 +133,7 @@ def _set_x_axis(axes: Axes, panel: Panel) -> None:
 
 def _colour(item: Mapping[str, object], index: int) -> str:
     chosen = item.get("colour", index)
-    return _COLOURS[(chosen if isinstance(chosen, int) else index) % len(_COLOURS)]
+    return COLOURS[(chosen if isinstance(chosen, int) else index) % len(COLOURS)]
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str) -> None:
@@ -153,7 +153,7 @@ def _label_ends(axes: Axes, series: Sequence[Curve], colours: Sequence[str]) -> 
     axes.set_ylim(low, high)  # names move in this range, so it may not change any more
     height_pt = axes.bbox.height / axes.figure.dpi * _POINTS_IN * _KEPT
     ends = np.array([(curve["y"][-1] - low) / (high - low) for curve in series])
-    places = _spread(ends, _LABEL_PT * _LABEL_PITCH / height_pt)
+    places = spread_places(ends, _LABEL_PT * _LABEL_PITCH / height_pt)
     for curve, colour, end, place in zip(series, colours, ends, places, strict=True):
         axes.annotate(
             curve["label"],
@@ -177,7 +177,7 @@ def _label_ends(axes: Axes, series: Sequence[Curve], colours: Sequence[str]) -> 
         )
 
 
-def _spread(places: np.ndarray, pitch: float) -> np.ndarray:
+def spread_places(places: np.ndarray, pitch: float) -> np.ndarray:
     """Move numbers apart to at least the pitch, keeping their order and as near as may be to where they were."""
     order = np.argsort(places, kind="stable")
     steps = pitch * np.arange(len(places))
@@ -207,7 +207,7 @@ def _draw_values(axes: Axes, values: Sequence[Value]) -> None:
 
 
 def _draw_value(axes: Axes, value: Value, height: int) -> None:
-    place, colour = value["value"], _COLOURS[value.get("colour", 0) % len(_COLOURS)]
+    place, colour = value["value"], COLOURS[value.get("colour", 0) % len(COLOURS)]
     axes.plot([0, place], [height, height], color=_FAINT, linewidth=1, zorder=1)
     if "low" in value and "high" in value:
         axes.plot([value["low"], value["high"]], [height, height], color=colour, linewidth=5, alpha=0.35)

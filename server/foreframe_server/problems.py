@@ -2,17 +2,19 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
-from foreframe_server.errors import InvalidRequest, NotReady, PayloadTooLarge, Reason, ServiceError
+from foreframe_server.errors import InvalidRequest, NotReady, PayloadTooLarge, Reason, ServiceError, Unauthorized
 
 MEDIA_TYPE = "application/problem+json"
 MAX_PROBLEM_BYTES = 4096
@@ -58,6 +60,8 @@ def _headers(error: ServiceError) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
+    if error.status == Unauthorized.status:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.status in _CLOSING:
         # The rest of the body is not read, so nothing after it on this connection could be.
         headers["Connection"] = "close"
@@ -136,9 +140,21 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 0
     if status == 405:
         response = _answer(request, MethodNotAllowed("This path does not know this method."))
-        response.headers.update(getattr(error, "headers", None) or {})
+        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
         return response
     return _answer(request, NotFound("This server has no such path."))
+
+
+def _methods(request: Request) -> set[str]:
+    """Collect what a path may be asked with; each of its routes knows its own alone."""
+    path = request.scope["path"]
+    routes = [route for route in iter_route_contexts(request.app.routes) if _is_at(route, path)]
+    return {method for route in routes for method in route.methods or ()}
+
+
+def _is_at(route: object, path: str) -> bool:
+    pattern: re.Pattern[str] | None = getattr(route, "path_regex", None)
+    return pattern is not None and pattern.match(path) is not None
 
 
 async def _on_bad_parameter(request: Request, _: Exception) -> Response:
@@ -146,8 +162,10 @@ async def _on_bad_parameter(request: Request, _: Exception) -> Response:
 
 
 async def _on_hang_up(request: Request, _: Exception) -> Response:
-    request.state.problem_code = "client_left"
-    return Response(status_code=499)
+    # Where the door ended the request, it has told the client why; this is for the log.
+    refusal = request.scope["state"].get("refusal")
+    request.state.problem_code = "client_left" if refusal is None else refusal.code
+    return Response(status_code=499 if refusal is None else refusal.status)
 
 
 HANDLERS: Mapping[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {

@@ -10,13 +10,13 @@ Members beyond those a job needs (`Job.num_needed_rows`) are stepped only while 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 from foreframe_engines.types import OnDeadline, Priority, StepState
 from foreframe_server.budgets import Budgets
 from foreframe_server.cost_model import CostModel
 from foreframe_server.errors import DeadlineUnmeetable, LoadedDeadline, Overloaded, TooExpensive
-from foreframe_server.jobs import Ending, Job, Outcome, Row, StepBatch, due_s, is_bulk, later_deadline
+from foreframe_server.jobs import Ending, Job, Outcome, Row, StepBatch, can_share, due_s, is_bulk, later_deadline
 
 _OPTIMISM = 0.7
 """What no server could do in time is told from even so much of the predicted time: predictions err."""
@@ -94,7 +94,7 @@ class Scheduler:
         job = self._jobs.get(job_id)
         if job is None:
             return False
-        num_new = size - job.first_member - len(job.members)
+        num_new = len(job.missing(size))
         new_s = num_new * (job.num_steps * self.cost.row_s + job.decode_s)
         waiting_s = sum(self._work_s(other) for other in self._jobs.values() if is_bulk(other) <= is_bulk(job))
         if num_new > 0 and waiting_s + new_s > self.max_pending_s:
@@ -158,10 +158,19 @@ class Scheduler:
         return outcomes
 
     def _pick(self, now: float) -> Iterator[Row]:
-        """Yield the rows of one forward, from class to class by weight."""
+        """Yield the rows of one forward, the most urgent one first."""
+        rows = self._mix(now)
+        first = next(rows, None)
+        if first is not None:
+            yield first
+            company = (row for row in rows if can_share(first.job, row.job))
+            yield from islice(company, self.cost.max_rows - 1)
+
+    def _mix(self, now: float) -> Iterator[Row]:
+        """Yield all rows that wait, from class to class by weight."""
         queues = {kind: self._rows(kind, now) for kind in self._classes}
         used = {kind: each.used for kind, each in self._classes.items()}
-        for _ in range(self.cost.max_rows):
+        while True:
             row = None
             while row is None and queues:
                 kind = min(queues, key=lambda each: (used[each], each is Priority.BULK))
@@ -268,7 +277,7 @@ class Scheduler:
 
     def _least_s(self, job: Job) -> float:
         """Predict what the least answer takes on an idle device: for `degrade` one step, else all that it needs."""
-        if job.first_member > 0 and job.on_deadline is not OnDeadline.FAIL:
+        if job.is_top_up and job.on_deadline is not OnDeadline.FAIL:
             return 0.0
         if job.on_deadline is OnDeadline.DEGRADE:
             return self.cost.prepare_s + self.cost.step_s(1) + job.decode_s

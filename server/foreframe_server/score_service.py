@@ -49,8 +49,8 @@ from foreframe_server.scores import (
 )
 from foreframe_server.scoring import Evidence, Reading, Rollout, grid_of_frame, rank, rank_stability, score_candidate
 from foreframe_server.tickets import WorkerResult
-from foreframe_server.token_reader import TokenJob, TokenReader
-from foreframe_server.worker import EngineWorker
+from foreframe_server.token_reader import TokenJob, TokenReaders
+from foreframe_server.workers import Workers
 
 _T = TypeVar("_T")
 
@@ -85,8 +85,8 @@ class ScoreService:
     def __init__(
         self,
         contract: Contract,
-        worker: EngineWorker | None,
-        reader: TokenReader | None,
+        worker: Workers | None,
+        reader: TokenReaders | None,
         metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -171,7 +171,7 @@ class ScoreService:
             yield job
 
     async def _prepare(self, query: ScoreQuery, call: Call, job: TokenJob | None) -> _Setup:
-        seen = {term: await self._show(term, job) for term in query.terms if isinstance(term, GoalImage)}
+        seen = {term: await self._show(term, call, job) for term in query.terms if isinstance(term, GoalImage)}
         shown = replace(
             query,
             objectives=tuple(Objective(_swap(each.term, seen), each.weight) for each in query.objectives),
@@ -181,18 +181,19 @@ class ScoreService:
         setup = _Setup(shown, call, query.observation.latents, reader)
         if setup.has_rollouts and setup.latents is None:
             count = self.contract.context_frames
-            return replace(setup, latents=await self._worker().encode(query.observation.frames[-count:]))
+            return replace(setup, latents=await self._worker().encode(query.observation.frames[-count:], call))
         return setup
 
-    def _worker(self) -> EngineWorker:
+    def _worker(self) -> Workers:
         if self._rollouts is None:
             raise CapabilityMissing("The model has no rollout half, so it predicts no futures.")
         return self._rollouts
 
-    async def _show(self, goal: GoalImage, job: TokenJob | None) -> GoalImage:
+    async def _show(self, goal: GoalImage, call: Call, job: TokenJob | None) -> GoalImage:
         """Let the model that a goal is measured by see its picture, standing still for as long as the model looks."""
         if goal.metric is GoalMetric.LATENT:
-            latents = await self._worker().encode(np.repeat(goal.picture[None], self.contract.context_frames, axis=0))
+            still = np.repeat(goal.picture[None], self.contract.context_frames, axis=0)
+            latents = await self._worker().encode(still, call)
             return replace(goal, latent=latents[-1])
         if goal.metric is GoalMetric.TOKENS:
             tokens = _known(self._reader).tokens

@@ -31,8 +31,8 @@ from foreframe_server.errors import (
 from foreframe_server.flights import Flight, Satisfaction
 from foreframe_server.metrics import Metrics
 from foreframe_server.summaries import Summaries
-from foreframe_server.tickets import Frames
-from foreframe_server.worker import EngineWorker
+from foreframe_server.tickets import Admitted, Frames
+from foreframe_server.workers import Workers
 
 _SMALL_BYTES = 2**19
 """What is hashed in less time than it takes to hand it to a thread."""
@@ -47,12 +47,16 @@ _LEASE_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """Calls share a flight when they share members, a queue, a stream to be superseded in and a use of the cache."""
+    """Calls share a flight when they share members, a queue, a stream to be superseded in and a use of the cache.
+
+    The key is of one tenant's. `owner` is whose stream it is, as streams of one name are others for another caller.
+    """
 
     key: CacheKey
     policy: CachePolicy
     priority: Priority
     stream_id: str | None
+    owner: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +108,11 @@ def ignore_answer(_query: Query, _call: Call, _answer: Answer) -> None:
     """Hear of an answer in vain."""
 
 
+def reserved_s(reply_s: float, budget_s: float) -> float:
+    """Return what is kept of a budget for reducing an answer and writing it down, which take `reply_s`."""
+    return min(_REPLY_MARGIN * reply_s + _WIRE_S, _REPLY_SHARE * budget_s)
+
+
 class PredictionService:
     """Answers queries about one rollout model.
 
@@ -114,7 +123,7 @@ class PredictionService:
 
     def __init__(  # noqa: PLR0913 - the parts it joins, each once
         self,
-        worker: EngineWorker,
+        worker: Workers,
         cache: ResultCache,
         metrics: Metrics,
         engine: RolloutEngine,
@@ -179,9 +188,8 @@ class PredictionService:
         """Bring a call's deadline forward by what its reply will take."""
         if call.deadline_s is None:
             return call
-        reply_s = _REPLY_MARGIN * self._reply_s.value + _WIRE_S
         budget_s = max(0.0, call.deadline_s - call.received_s)
-        return replace(call, deadline_s=call.deadline_s - min(reply_s, _REPLY_SHARE * budget_s))
+        return replace(call, deadline_s=call.deadline_s - reserved_s(self._reply_s.value, budget_s))
 
     async def _fly(self, query: Query, call: Call, watch: Watch | None) -> _Trip:
         route = await self._route(query, call)
@@ -202,11 +210,11 @@ class PredictionService:
             return None
         is_small = query.context.nbytes + query.states.nbytes <= _SMALL_BYTES
         key = (
-            cache_key(query, self._fingerprint)
+            cache_key(query, self._fingerprint, call.tenant)
             if is_small
-            else await asyncio.to_thread(cache_key, query, self._fingerprint)
+            else await asyncio.to_thread(cache_key, query, self._fingerprint, call.tenant)
         )
-        return _Route(key, call.cache, query.priority, query.stream_id)
+        return _Route(key, call.cache, query.priority, query.stream_id, None if query.stream_id is None else call.key)
 
     def _launch(self, query: Query, call: Call, route: _Route | None, *, wants_estimate: bool) -> Flight:
         flight = Flight(query, call, wants_estimate=wants_estimate)
@@ -291,13 +299,16 @@ class PredictionService:
             flight.ticket = self._worker.admit(
                 flight.query, flight.terms, first_member=len(flight.members), listener=flight
             )
-        except (Overloaded, LoadedDeadline):
+            flight.accept()
+            await self._wait(flight, flight.ticket)
+        except (Overloaded, LoadedDeadline):  # at once from a device here, a little later from elsewhere
             if flight.members and flight.terms.on_deadline is not OnDeadline.FAIL:
                 return  # what was known before is better than nothing
             raise
-        flight.accept()
+
+    async def _wait(self, flight: Flight, ticket: Admitted) -> None:
         try:
-            flight.result = await self._worker.wait(flight.ticket)
+            flight.result = await self._worker.wait(ticket)
         finally:
             self._metrics.observe_stages(self._timings(flight))
 

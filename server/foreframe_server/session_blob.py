@@ -22,7 +22,7 @@ from foreframe_server.codec.media import Media
 from foreframe_server.errors import InvalidRequest
 from foreframe_server.sessions import MadeStep, Session, ShadowCheck, StepAsk, StepSampling, Stretch
 
-VERSION: Final = 1
+VERSION: Final = 2
 _SIGNATURE_BYTES = hashlib.sha256().digest_size
 _CONTEXT = b"foreframe session 1 "
 _MAX_VALUES = 65_536
@@ -40,7 +40,7 @@ def encode_session_blob(session: Session, secret: bytes, fingerprint: str) -> by
         "version": VERSION,
         "fingerprint": fingerprint,
         "session_id": session.session_id,
-        "key": session.key,
+        "tenant": session.tenant,
         "seed": session.seed,
         "ttl_s": session.ttl_s,
         "step_id": session.step_id,
@@ -78,7 +78,7 @@ def _session(document: Fields) -> Session:
     shadow = _map(document, "shadow")
     return Session(
         session_id=_text(document, "session_id"),
-        key=_text(document, "key"),
+        tenant=_text(document, "tenant"),
         seed=_whole(document, "seed"),
         ttl_s=_number(document, "ttl_s"),
         start=_stretch(document, "start"),

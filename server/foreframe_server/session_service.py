@@ -37,7 +37,7 @@ from foreframe_server.sessions import (
     tail,
 )
 from foreframe_server.shared_sessions import SharedSessions
-from foreframe_server.worker import EngineWorker
+from foreframe_server.workers import Workers
 
 _ID_BYTES = 18
 
@@ -81,7 +81,7 @@ class SessionService:
     def __init__(
         self,
         predictions: PredictionService,
-        worker: EngineWorker,
+        worker: Workers,
         store: SessionStore,
         metrics: Metrics,
         *,
@@ -102,7 +102,7 @@ class SessionService:
         start = first_stretch(seed, self.contract.context_frames)
         session = Session(
             session_id=secrets.token_urlsafe(_ID_BYTES),
-            key=call.key,
+            tenant=call.tenant,
             seed=secrets.randbelow(MAX_SEED + 1) if seed.seed is None else seed.seed,
             ttl_s=self.store.limits.ttl_s if seed.ttl_s is None else seed.ttl_s,
             start=start,
@@ -122,8 +122,8 @@ class SessionService:
         """
         self._check_rows(ask)
         ask = replace(ask, states=np.array(ask.states, np.float32))
-        async with self._turn(session_id, call.key, call.deadline_s):
-            session = await self._newest(session_id, call.key, ask)
+        async with self._turn(session_id, call.tenant, call.deadline_s):
+            session = await self._newest(session_id, call.tenant, ask)
             if check_turn(session, ask):
                 return _repeated(session)
             answer = await self._roll(session, ask, call)
@@ -137,14 +137,14 @@ class SessionService:
         frames: UInt8[np.ndarray, "n h w 3"],
         states: Float32[np.ndarray, "n d"],
         *,
-        key: str = "",
+        tenant: str = "",
     ) -> Pushed:
         """Take in what really arrived, one frame a tick, and compare it with what was predicted for these ticks.
 
         The next step starts from it. Raises UnknownSession or Gone.
         """
-        async with self._turn(session_id, key):
-            session = self.store.get(session_id, key)
+        async with self._turn(session_id, tenant):
+            session = self.store.get(session_id, tenant)
             pushed = session.pushed(own_stretch(session.step_id, frames, states))
             committed = self._commit(pushed.session)
         for each in pushed.compared:
@@ -152,44 +152,44 @@ class SessionService:
                 self._metrics.observe_psnr(each.psnr_db)
         return replace(pushed, session=committed)
 
-    async def fork(self, session_id: str, *, key: str = "") -> Session:
+    async def fork(self, session_id: str, *, tenant: str = "") -> Session:
         """Start a session that goes on from where another stands, and share its memory. Raises UnknownSession, Gone."""
-        session = await self._find(session_id, key)
+        session = await self._find(session_id, tenant)
         fork = replace(session, session_id=secrets.token_urlsafe(_ID_BYTES))
         self.store.put(fork)
         self._metrics.count_session("forked")
         self._share(fork)
         return fork
 
-    async def rollback(self, session_id: str, step_id: int, *, key: str = "") -> Session:
+    async def rollback(self, session_id: str, step_id: int, *, tenant: str = "") -> Session:
         """Take back every step after this one. Raises UnknownSession, Gone or StepOutOfOrder."""
-        async with self._turn(session_id, key):
-            return self._commit(self.store.get(session_id, key).rolled_back(step_id))
+        async with self._turn(session_id, tenant):
+            return self._commit(self.store.get(session_id, tenant).rolled_back(step_id))
 
     async def reset(
-        self, session_id: str, *, key: str = "", start: SessionSeed | None = None, noise_seed: int | None = None
+        self, session_id: str, *, tenant: str = "", start: SessionSeed | None = None, noise_seed: int | None = None
     ) -> Session:
         """Go back to the start, or to another one, of which the frames and states count. Raises as `create` and `get`.
 
         noise_seed: None keeps the session's.
         """
         other = None if start is None else first_stretch(start, self.contract.context_frames)
-        async with self._turn(session_id, key):
-            session = self.store.get(session_id, key)
+        async with self._turn(session_id, tenant):
+            session = self.store.get(session_id, tenant)
             seed = session.seed if noise_seed is None else noise_seed
             restarted = session.restarted(other or session.start, seed)
             if start is not None:
                 restarted = self._with_encoding(restarted, start.latents)
             return self._commit(restarted)
 
-    async def get(self, session_id: str, *, key: str = "") -> Session:
+    async def get(self, session_id: str, *, tenant: str = "") -> Session:
         """Return a session as it stands. Raises UnknownSession, or Gone when it has ended."""
-        return await self._find(session_id, key)
+        return await self._find(session_id, tenant)
 
-    async def delete(self, session_id: str, *, key: str = "") -> None:
+    async def delete(self, session_id: str, *, tenant: str = "") -> None:
         """End a session. Raises UnknownSession or Gone."""
-        await self._find(session_id, key)
-        self.store.delete(session_id, key)
+        await self._find(session_id, tenant)
+        self.store.delete(session_id, tenant)
         if self._shared is not None:
             await self._shared.delete(session_id)
 
@@ -207,10 +207,10 @@ class SessionService:
             await self._shared.close()
 
     @contextlib.asynccontextmanager
-    async def _turn(self, session_id: str, key: str, deadline_s: float | None = None) -> AsyncIterator[None]:
+    async def _turn(self, session_id: str, tenant: str, deadline_s: float | None = None) -> AsyncIterator[None]:
         """Hold a session's turn for a block, which ends it however it is left. Raises DeadlineExceeded before it."""
-        await self._find(session_id, key)
-        turn = self.store.turn(session_id, key)
+        await self._find(session_id, tenant)
+        turn = self.store.turn(session_id, tenant)
         left_s = None if deadline_s is None else max(0.0, deadline_s - self._clock())
         try:
             async with asyncio.timeout(left_s if turn.locked() else None):
@@ -222,32 +222,32 @@ class SessionService:
         finally:
             turn.release()
 
-    async def _find(self, session_id: str, key: str) -> Session:
+    async def _find(self, session_id: str, tenant: str) -> Session:
         """Return a session, from another server where this one does not hold it."""
         try:
-            return self.store.get(session_id, key)
+            return self.store.get(session_id, tenant)
         except (ServiceError, Gone):
             if self._shared is None or self.store.was_deleted(session_id):
                 raise
             session = await self._shared.get(session_id)
-            if session is None or session.key != key:
+            if session is None or session.tenant != tenant:
                 raise
         if self.store.peek(session_id) is None:  # not brought by another call meanwhile
             self.store.put(self._with_encoding(session))
             self._metrics.count_session("resumed")
-        return self.store.get(session_id, key)
+        return self.store.get(session_id, tenant)
 
-    async def _newest(self, session_id: str, key: str, ask: StepAsk) -> Session:
+    async def _newest(self, session_id: str, tenant: str, ask: StepAsk) -> Session:
         """Return a session; where a step is ahead of it, as another server may have left it meanwhile."""
-        session = self.store.get(session_id, key)
+        session = self.store.get(session_id, tenant)
         if self._shared is None or ask.step_id is None or ask.step_id <= session.step_id + 1:
             return session
         shared = await self._shared.get(session_id)
-        if shared is None or shared.key != key or shared.step_id <= session.step_id:
+        if shared is None or shared.tenant != tenant or shared.step_id <= session.step_id:
             return session
         self.store.replace(self._with_encoding(shared))
         self._metrics.count_session("resumed")
-        return self.store.get(session_id, key)
+        return self.store.get(session_id, tenant)
 
     def _commit(self, session: Session) -> Session:
         """Hold what became of a session, and begin to encode its next context."""

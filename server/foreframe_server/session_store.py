@@ -46,7 +46,7 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    key: str
+    tenant: str
     ending: Ending
 
 
@@ -80,7 +80,7 @@ class SessionStore:
         self._check_size(session)
         held = self._held.get(session.session_id)
         if held is None:
-            raise self._missing(session.session_id, session.key)
+            raise self._missing(session.session_id, session.tenant)
         pieces = tuple(session.pieces)
         self._add(pieces)
         self._drop(held.pieces)
@@ -88,16 +88,16 @@ class SessionStore:
         self._held.move_to_end(session.session_id)
         self._make_room(session.session_id)
 
-    def get(self, session_id: str, key: str) -> Session:
+    def get(self, session_id: str, tenant: str) -> Session:
         """Return a session and let it live on.
 
         Raises UnknownSession when the caller has none of this id, Gone when the caller's has ended.
         """
-        return self._find(session_id, key).session
+        return self._find(session_id, tenant).session
 
-    def turn(self, session_id: str, key: str) -> asyncio.Lock:
+    def turn(self, session_id: str, tenant: str) -> asyncio.Lock:
         """Return what orders the changes of a session. Raises as `get`."""
-        return self._find(session_id, key).turn
+        return self._find(session_id, tenant).turn
 
     def peek(self, session_id: str) -> Session | None:
         """Return a session without letting it live on, or None."""
@@ -109,9 +109,9 @@ class SessionStore:
         ended = self._ended.get(session_id)
         return ended is not None and ended.ending is Ending.DELETED
 
-    def delete(self, session_id: str, key: str) -> None:
+    def delete(self, session_id: str, tenant: str) -> None:
         """End a session. Raises as `get`."""
-        self._find(session_id, key)
+        self._find(session_id, tenant)
         self._end(session_id, Ending.DELETED)
 
     def expires_in_s(self, session: Session) -> float:
@@ -125,20 +125,20 @@ class SessionStore:
         for session_id in [name for name, held in self._held.items() if held.expires_s <= now_s]:
             self._end(session_id, Ending.EXPIRED)
 
-    def _find(self, session_id: str, key: str) -> _Held:
+    def _find(self, session_id: str, tenant: str) -> _Held:
         held = self._held.get(session_id)
         if held is not None and held.expires_s <= self._clock():
             self._end(session_id, Ending.EXPIRED)
             held = None
-        if held is None or held.session.key != key:
-            raise self._missing(session_id, key)
+        if held is None or held.session.tenant != tenant:
+            raise self._missing(session_id, tenant)
         held.expires_s = self._expiry(held.session)
         self._held.move_to_end(session_id)
         return held
 
-    def _missing(self, session_id: str, key: str) -> UnknownSession | Gone:
+    def _missing(self, session_id: str, tenant: str) -> UnknownSession | Gone:
         ended = self._ended.get(session_id)
-        if ended is None or ended.key != key:
+        if ended is None or ended.tenant != tenant:
             reason = Reason("/session_id", "names no session")
             return UnknownSession("There is no session of this id.", reasons=[reason])
         reason = Reason("/session_id", f"names a session that was {ended.ending}")
@@ -163,7 +163,7 @@ class SessionStore:
     def _end(self, session_id: str, ending: Ending) -> None:
         held = self._held.pop(session_id)
         self._drop(held.pieces)
-        self._ended[session_id] = _Ended(held.session.key, ending)
+        self._ended[session_id] = _Ended(held.session.tenant, ending)
         if len(self._ended) > _MAX_ENDED:
             self._ended.popitem(last=False)
         self._metrics.count_session(ending.value)

@@ -188,7 +188,7 @@ class Session:
     """
 
     session_id: str
-    key: str
+    tenant: str
     seed: int
     ttl_s: float
     start: Stretch
@@ -310,7 +310,7 @@ class Session:
         is_known = self.start is start and not self.steps and self.seen is start
         return Session(
             self.session_id,
-            self.key,
+            self.tenant,
             seed,
             self.ttl_s,
             start,

@@ -15,6 +15,9 @@ from pydantic_settings.exceptions import SettingsError as UnreadableSettings
 
 PREFIX = "FOREFRAME_"
 MAX_MESSAGE_BYTES = 64 * 2**20
+CLIENT_KEY = "FOREFRAME_API_KEY"
+"""What this package's clients read, in the same environment."""
+
 _DELIMITER = "__"
 
 
@@ -29,12 +32,40 @@ class _Group(BaseModel):
 class HttpSettings(_Group):
     """The HTTP door."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on, or a socket as unix:/run/foreframe.sock.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    admin_host: str = Field(default="127.0.0.1", min_length=1, description="As host, for operators alone.")
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port for metrics and administration; none answers them on `port`.",
+    )
+    parser: Literal["httptools", "h11"] = Field(default="httptools", description="What reads HTTP; both say the same.")
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Largest request body.")
     body_timeout_s: float = Field(default=10.0, gt=0, description="Time for a whole request body to arrive.")
+    min_rate: int = Field(default=64_000, ge=1, description="Slowest bytes a second of a body, and of a reply.")
+    max_chunks: int = Field(default=65_536, ge=1, description="Chunks of one body.")
+    header_timeout_s: float = Field(default=5.0, gt=0, description="Time for the head of a request to arrive.")
+    max_head_bytes: int = Field(default=16 * 2**10, ge=1024, description="Request line and headers together.")
+    max_request_line_bytes: int = Field(default=4 * 2**10, ge=256, description="The request line.")
+    max_headers: int = Field(default=64, ge=8, description="Headers of one request.")
+    keep_alive_s: float = Field(default=5.0, gt=0, description="Time that a connection may wait for a request.")
+    max_connections: int = Field(default=1024, ge=1, description="Connections; those without a request leave first.")
+    max_connections_per_address: int = Field(
+        default=64, ge=1, description="Connections of one address; this machine and trusted proxies may hold more."
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses, with commas between, whose X-Forwarded-For is believed.",
+    )
     codec_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and write pictures.")
-    drain_s: float = Field(default=25.0, ge=0, description="Time for running requests to end at shutdown.")
+    lame_duck_s: float = Field(default=2.0, ge=0, description="Time to serve on after SIGTERM, not ready any more.")
+    drain_s: float = Field(default=25.0, ge=0, description="Time from SIGTERM for running requests to end.")
 
     @property
     def max_message_bytes(self) -> int:
@@ -48,11 +79,25 @@ class RealtimeSettings(_Group):
     max_in_flight: int = Field(default=32, ge=1, le=1024, description="Unanswered requests of one websocket.")
 
 
+class ModelSettings(_Group):
+    """Models that may be loaded and unloaded while the server runs."""
+
+    folder: Path | None = Field(
+        default=None, description="Folder of `<name>/<version>/` bundles and `<name>/adapters/*.safetensors`."
+    )
+    load: tuple[str, ...] | None = Field(
+        default=None, description="Names of the folder's models to load at the start, as JSON; none is all of them."
+    )
+
+
 class EngineSettings(_Group):
     """The model and what runs it."""
 
     bundle: Path | None = Field(default=None, description="Folder of a model bundle; none is the built-in model.")
     num_threads: int = Field(default=2, ge=1, le=256, description="Threads of one forward.")
+    processes: int = Field(
+        default=1, ge=0, le=64, description="Processes that run the model, one a device; 0 runs it in the server's own."
+    )
     cache: Path | None = Field(default=None, description="Folder of built engines; none is one beside the bundle.")
     backend: Literal["auto", "torch"] = Field(
         default="auto", description="`auto` is ONNX Runtime, and TensorRT where `foreframe build` found it; or `torch`."
@@ -135,6 +180,26 @@ class RecordingSettings(_Group):
     max_bytes: int = Field(default=10 * 2**30, ge=2**20, description="What one run writes at most; more is dropped.")
 
 
+class KeySettings(_Group):
+    """Who may ask."""
+
+    file: Path | None = Field(
+        default=None,
+        description="File of keys, as `foreframe keys` writes it; none lets everybody on this machine ask.",
+    )
+    max_failures: int = Field(default=10, ge=1, description="Wrong keys a minute that an address hears 401 for.")
+
+
+class TracingSettings(_Group):
+    """Spans of requests, for OpenTelemetry."""
+
+    endpoint: str | None = Field(
+        default=None, description="Where spans go, such as http://127.0.0.1:4318/v1/traces; none traces nothing."
+    )
+    service_name: str = Field(default="foreframe", min_length=1, description="What the spans call this server.")
+    sample_ratio: float = Field(default=1.0, ge=0, le=1, description="Share of traces begun here that is kept.")
+
+
 class LimitSettings(_Group):
     """Bounds on what one request may hold."""
 
@@ -153,6 +218,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     realtime: RealtimeSettings = RealtimeSettings()
     engine: EngineSettings = EngineSettings()
+    models: ModelSettings = ModelSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     cache: CacheSettings = CacheSettings()
     observations: ObservationSettings = ObservationSettings()
@@ -160,6 +226,8 @@ class Settings(BaseSettings):
     scores: ScoreSettings = ScoreSettings()
     recording: RecordingSettings = RecordingSettings()
     limits: LimitSettings = LimitSettings()
+    tracing: TracingSettings = TracingSettings()
+    keys: KeySettings = KeySettings()
 
 
 def read_settings(overrides: Mapping[str, Mapping[str, object]] | None = None) -> Settings:
@@ -191,7 +259,8 @@ def _group_type(annotation: object) -> type[_Group]:
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known = set(setting_names())
-    unknown = sorted(key for key in environ if key.upper().startswith(PREFIX) and key.upper() not in known)
+    names = [key.upper() for key in environ if key.upper().startswith(PREFIX)]
+    unknown = sorted(name for name in names if name not in known and name != CLIENT_KEY)
     if unknown:
         raise SettingsError(f"unknown setting {unknown[0]}; known are {', '.join(sorted(known))}")
 

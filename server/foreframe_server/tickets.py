@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from foreframe_engines.types import Latents
 from foreframe_server.calls import Timings
-from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, ServiceError, Superseded
+from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, ServiceError, Superseded, WorkerCrashed
 from foreframe_server.jobs import Ending, Job
 
 T = TypeVar("T")
@@ -32,6 +32,14 @@ class Listener(Protocol):
 
     def on_members(self, frames: Sequence[Frames]) -> None:
         """Hear of members that became whole, the next ones in order."""
+
+
+class Admitted(Protocol):
+    """Work that was admitted. Only who admitted it knows what it is."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of each member, fewer than asked once time is short."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +71,28 @@ class Ticket:
     members: list[Frames] = field(default_factory=list)
     num_told: int = 0
 
+    @property
+    def num_steps(self) -> int:
+        """Steps of each member."""
+        return self.job.num_steps
+
+    def timings_at(self, now: float) -> Timings:
+        """Return how long the job's stages have taken by now."""
+        batch_rows = self.batch_rows or [0]
+        denoise_ms = 1000 * (now - self.prepared_s) if self.prepared_s else 0.0
+        return replace(
+            self.timings,
+            denoise=max(0.0, denoise_ms - self.timings.latent_decode),
+            step_batch_mean=sum(batch_rows) / len(batch_rows),
+        )
+
+
+def own(ticket: Admitted) -> Ticket:
+    """Return a ticket of one device as such. Raises TypeError for another's."""
+    if not isinstance(ticket, Ticket):
+        raise TypeError("the ticket is not of one device")
+    return ticket
+
 
 def ending_error(ending: Ending) -> ServiceError:
     """Say what a caller gets whose job ended without an answer."""
@@ -73,8 +103,25 @@ def ending_error(ending: Ending) -> ServiceError:
             return Superseded("A newer request of the same stream replaced this one.")
         case Ending.CANCELLED:
             return NotReady("The server stopped before the answer was ready.", retry_after_ms=1000)
+        case Ending.CRASHED:
+            return WorkerCrashed("The worker crashed on this request, twice.")
+        case Ending.STRANDED:
+            return NotReady("No worker is running.", retry_after_ms=1000)
         case _:
             return ModelFault("The model failed on this request.")
+
+
+def ending_of(error: Exception) -> Ending:
+    """Say how a job ends that an engine's failure ends."""
+    match error:
+        case DeadlineExceeded():
+            return Ending.EXPIRED
+        case WorkerCrashed():
+            return Ending.CRASHED
+        case NotReady():
+            return Ending.STRANDED
+        case _:
+            return Ending.FAULTED
 
 
 def answer(future: asyncio.Future[T], action: Callable[[], T]) -> None:

@@ -9,22 +9,26 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import structlog
 from jaxtyping import Float32, Int64, UInt8
 
-from foreframe_engines import Priority
+from foreframe_engines import Contract, Priority
 from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.reading import Reads, grid_states, history_reads
-from foreframe_engines.types import GridScore, TokenContext, TokenHistory, TokenRow
+from foreframe_engines.types import GridScore, TokenContext, TokenHistory, TokenRow, TokenSpec
 from foreframe_server.calls import Call
 from foreframe_server.device import DeviceThread
 from foreframe_server.disconnects import ClientLeft
-from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, Overloaded
+from foreframe_server.errors import DeadlineExceeded, NotReady, Overloaded
 from foreframe_server.metrics import Metrics
+from foreframe_server.quarantine import Quarantine, digest_arrays
+from foreframe_server.quotas import Charge, charge_nobody
+from foreframe_server.rescue import Errand, Rescue, patiently, refusal
 from foreframe_server.turns import Turns
 
 _READ_SMOOTHING = 0.2
@@ -34,14 +38,44 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
+class TokenReaders(Protocol):
+    """What services need of whatever reads tokens: one device or several."""
+
+    contract: Contract
+    tokens: TokenSpec
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether jobs are taken."""
+
+    async def warm_up(self) -> None:
+        """Run every graph once. Raises what the engine raises."""
+
+    async def stop(self, drain_s: float) -> None:
+        """Take no more jobs, give the admitted ones so long, close the engines."""
+
+    def admitting(self, num_reads: int, call: Call) -> AbstractContextManager["TokenJob"]:
+        """Admit a job of so many reads. Raises NotReady or Overloaded."""
+
+    async def context(
+        self, frames: UInt8[np.ndarray, "t h w 3"], states: Float32[np.ndarray, "t n"], call: Call
+    ) -> TokenContext:
+        """Tokenise and read whole windows of context frames."""
+
+    def num_grids(self, num_frames: int) -> int:
+        """How many grids whole windows of frames become."""
+
+
 class TokenReader:
     """Runs a likelihood engine on the device's thread.
 
     max_rows: rows of one visit to the device. max_pending_s: predicted seconds of reads that may be ahead of a new
-    job; a controller's job counts the controllers' reads only, so bulk work never keeps a controller out.
+    job; a controller's job counts the controllers' reads only, so bulk work never keeps a controller out. charge:
+    hears for which key the device worked how long. quarantine: what engines died of, shared with whatever runs the same
+    requests.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it joins, each once
         self,
         engine: LikelihoodEngine,
         device: DeviceThread,
@@ -50,6 +84,8 @@ class TokenReader:
         clock: Callable[[], float] = time.monotonic,
         max_rows: int = 8,
         max_pending_s: float = 10.0,
+        charge: Charge = charge_nobody,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.contract = engine.contract
         self.tokens = engine.tokens
@@ -59,6 +95,8 @@ class TokenReader:
         self._metrics = metrics
         self._clock = clock
         self._max_pending_s = max_pending_s
+        self._charge = charge
+        self._rescue = Rescue(metrics, quarantine, clock)
         self._turns = Turns()
         self._read_s = 0.0
         self._jobs: set[TokenJob] = set()
@@ -78,7 +116,7 @@ class TokenReader:
 
     async def warm_up(self) -> None:
         """Run every graph once and learn how long a read takes. Raises what the engine raises."""
-        self._read_s = await self._device.run(self._run_all)
+        self._read_s = await self._device.run(partial(patiently, self._run_all))
 
     async def stop(self, drain_s: float) -> None:
         """Take no more jobs, give the admitted ones so long, close the engine on the device's thread.
@@ -114,7 +152,7 @@ class TokenReader:
     ) -> TokenContext:
         """Tokenise and read whole windows of context frames.
 
-        Raises NotReady, Overloaded, DeadlineExceeded, ClientLeft or ModelFault.
+        Raises NotReady, Overloaded, DeadlineExceeded, ClientLeft, WorkerCrashed or ModelFault.
         """
         with self.admitting(self.num_grids(len(frames)) - 1, call) as job:
             return await job.context(frames, states)
@@ -123,12 +161,17 @@ class TokenReader:
         """How many grids whole windows of frames become."""
         return num_frames // self.tokens.window_frames * self.tokens.window_grids
 
-    async def visit(self, action: Callable[[], T], job: "TokenJob") -> T:
-        """Wait for the job's turn and run an action on the device's thread. Raises as `context`, never Overloaded."""
+    async def visit(self, action: Callable[[], T], job: "TokenJob", digest: Callable[[], bytes]) -> T:
+        """Wait for the job's turn and run an action on the device's thread, again where the engine died of it.
+
+        digest: tells the action from others. Raises as `context`, never Overloaded.
+        """
         asked_s = self._clock()
         async with self._turns.taking(job.call.priority, job.call.deadline_s):
             await self._check_wanted(job.call)
-            return await self._device.run(partial(self._run_timed, action, job, asked_s))
+            errand = Errand(job.call.deaths, job.call.deadline_s, digest)
+            rescued = partial(self._rescue.run, errand, action)
+            return await self._device.run(partial(self._run_timed, rescued, job, asked_s))
 
     def read_rows(self, rows: Sequence[TokenRow]) -> list[GridScore]:
         """Read rows in one forward, on the device's thread, and learn how long one takes."""
@@ -161,7 +204,9 @@ class TokenReader:
         try:
             return _run_guarded(action)
         finally:
-            job.device_s += self._clock() - started_s
+            seconds = self._clock() - started_s
+            job.device_s += seconds
+            self._charge(job.call.key, seconds)
 
     def _run_all(self) -> float:
         tokens, camera = self.tokens, self.contract.camera
@@ -193,7 +238,8 @@ class TokenJob:
 
     async def tokenize(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Int64[np.ndarray, "g s"]:
         """Turn whole windows of frames into grids of ids."""
-        return await self._reader.visit(partial(self._reader.engine.tokenize, frames), self)
+        digest = partial(digest_arrays, "tokenize", [frames])
+        return await self._reader.visit(partial(self._reader.engine.tokenize, frames), self, digest)
 
     async def context(self, frames: UInt8[np.ndarray, "t h w 3"], states: Float32[np.ndarray, "t n"]) -> TokenContext:
         """Tokenise whole windows of context frames and read every grid but the last."""
@@ -217,7 +263,7 @@ class TokenJob:
         size = self._reader.max_rows
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            scores += await self._reader.visit(partial(self._reader.read_rows, part), self)
+            scores += await self._reader.visit(partial(self._reader.read_rows, part), self, partial(_digest, part))
             self.num_left -= len(part)
         return scores
 
@@ -227,4 +273,9 @@ def _run_guarded(action: Callable[[], T]) -> T:
         return action()
     except Exception as error:
         _log.exception("token_reader.engine_failed")
-        raise ModelFault("The model failed on this request.") from error
+        raise refusal(error) from error
+
+
+def _digest(rows: Sequence[TokenRow]) -> bytes:
+    arrays = [array for row in rows for array in (row.ids, row.states, row.target) if array is not None]
+    return digest_arrays("read", arrays)

@@ -5,10 +5,9 @@ guards and which is never held during an engine call; members go back to the eve
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
@@ -16,21 +15,39 @@ import numpy as np
 import structlog
 from jaxtyping import UInt8
 
-from foreframe_engines import OnDeadline, Query, RolloutEngine
+from foreframe_engines import EngineLost, OnDeadline, Query, RolloutEngine
 from foreframe_engines.schedule import get_schedule, num_steps
 from foreframe_engines.selftest import measure_determinism, weaker
 from foreframe_engines.types import Latents, StepState
 from foreframe_server.calls import Call, Timings
+from foreframe_server.cost_model import SlowQuantile
 from foreframe_server.decodings import Decoding, Decodings
 from foreframe_server.device import DeviceThread
-from foreframe_server.errors import ModelFault, NotReady
-from foreframe_server.jobs import Ending, Job, Outcome, Row, StepBatch, affordable_steps, is_bulk
+from foreframe_server.errors import NotReady
+from foreframe_server.finishing import Finisher
+from foreframe_server.jobs import WHOLE, Ending, Job, Member, Outcome, Share, StepBatch, affordable_steps, is_bulk
 from foreframe_server.metrics import Metrics
+from foreframe_server.quarantine import Quarantine
+from foreframe_server.rescue import Rescue, patiently, refusal
 from foreframe_server.scheduler import Scheduler
 from foreframe_server.stages import JobStages
-from foreframe_server.tickets import Listener, Ticket, WorkerResult, answer, ending_error, post, reject
+from foreframe_server.tickets import (
+    Admitted,
+    Listener,
+    Ticket,
+    WorkerResult,
+    answer,
+    ending_error,
+    ending_of,
+    own,
+    reject,
+)
 
 _log = structlog.get_logger(__name__)
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,22 +60,29 @@ class EngineWorker(DeviceThread):
     """Runs jobs on one engine in one thread.
 
     `start`, then `warm_up`, then any number of `submit`, then `stop`, which drains, joins and closes the engine.
+    quarantine: what engines died of, shared by those who may run the same requests. is_engine_up: whether the engine
+    can be expected to answer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it joins, each once
         self,
         engine: RolloutEngine,
         scheduler: Scheduler,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         *,
+        quarantine: Quarantine | None = None,
+        is_engine_up: Callable[[], bool] = _always,
         max_context_bytes: int = 64 * 2**20,
     ) -> None:
         super().__init__(metrics, clock)
         self._engine = engine
         self._scheduler = scheduler
         self._cost = scheduler.cost
-        self._stages = JobStages(engine, self._cost, clock, max_context_bytes=max_context_bytes)
+        rescue = Rescue(metrics, quarantine, clock)
+        self._stages = JobStages(engine, self._cost, rescue, clock, max_context_bytes=max_context_bytes)
+        self._finisher = Finisher(self._stages, rescue, clock)
+        self._is_engine_up = is_engine_up
         self._tickets: dict[str, Ticket] = {}
         self._decodings = Decodings()
         self._undecoded: dict[str, _Ended] = {}
@@ -70,12 +94,26 @@ class EngineWorker(DeviceThread):
     @property
     def is_ready(self) -> bool:
         """Whether jobs are taken: warm, alive and not draining."""
-        return self._is_warm and not self._is_draining and super().is_ready
+        return self._is_warm and not self._is_draining and super().is_ready and self._is_engine_up()
 
     @property
     def num_jobs(self) -> int:
         """How many admitted jobs have not ended."""
         return len(self._tickets)
+
+    def known_costs(self) -> Iterator[tuple[str, int, SlowQuantile]]:
+        """Tell each kind of work, with its rows, and what it takes, as `CostModel.known` does."""
+        return self._cost.known()
+
+    @property
+    def pending_s(self) -> float:
+        """Predicted seconds of the work that waits."""
+        with self.wake:
+            return self._scheduler.pending_s
+
+    def predict_wave_s(self, query: Query) -> float:
+        """Predict the seconds from encoding to the first members of a query that a full forward makes whole."""
+        return self._cost.wave_s(query.ensemble.size, num_steps(query.sampling), len(query.frame_indices))
 
     async def warm_up(self) -> None:
         """Run every stage, and a step of every bucket, once; from then on the worker is ready.
@@ -83,10 +121,12 @@ class EngineWorker(DeviceThread):
         Called again it learns anew what the engine's work takes. Sets `determinism` from what equal rows gave in
         changing company. Raises what the engine raises.
         """
-        seconds = await self.run(self._measure_costs)
+        seconds = await self.run(partial(patiently, self._measure_costs))
         with self.wake:
             self._cost.fit(seconds)
-        self.determinism = weaker(self._engine.determinism, await self.run(self._measure_determinism))
+        self.determinism = weaker(
+            self._engine.determinism, await self.run(partial(patiently, self._measure_determinism))
+        )
         self._is_warm = True
 
     async def submit(self, query: Query, call: Call) -> WorkerResult:
@@ -96,14 +136,23 @@ class EngineWorker(DeviceThread):
         """
         return await self.wait(self.admit(query, call))
 
-    def admit(self, query: Query, call: Call, *, first_member: int = 0, listener: Listener | None = None) -> Ticket:
+    def admit(
+        self,
+        query: Query,
+        call: Call,
+        *,
+        first_member: int = 0,
+        listener: Listener | None = None,
+        share: Share = WHOLE,
+    ) -> Ticket:
         """Put a query into the queue, to be waited for with `wait`; members before `first_member` are not computed.
 
+        share: which of the others are, where other workers compute the rest.
         Raises NotReady, Overloaded, TooExpensive, DeadlineUnmeetable or LoadedDeadline at once.
         """
         if not self.is_ready:
             raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
-        job = self._new_job(query, call, first_member)
+        job = self._new_job(query, call, first_member, share)
         ticket = Ticket(job, asyncio.get_running_loop().create_future(), self.clock(), listener)
         with self.wake:
             self._scheduler.add(job, self.clock())
@@ -113,43 +162,45 @@ class EngineWorker(DeviceThread):
         self._deliver(ended)
         return ticket
 
-    async def wait(self, ticket: Ticket) -> WorkerResult:
+    async def wait(self, ticket: Admitted) -> WorkerResult:
         """Wait for a job's result; cancelling the wait cancels the job at the next step border."""
+        mine = own(ticket)
         try:
-            return await ticket.future
+            return await mine.future
         except asyncio.CancelledError:
-            self._end([ticket], Ending.CANCELLED)
+            self.end(mine, Ending.CANCELLED)
             raise
 
-    def extend(self, ticket: Ticket, deadline_s: float | None, on_deadline: OnDeadline) -> None:
+    def end(self, ticket: Admitted, ending: Ending) -> None:
+        """End a job at the next step border; one that has ended stays as it is."""
+        self._end([own(ticket)], ending)
+
+    def extend(self, ticket: Admitted, deadline_s: float | None, on_deadline: OnDeadline) -> None:
         """Let a job live for a second caller: until the later deadline, ending in the milder way."""
         with self.wake:
-            self._scheduler.extend(ticket.job.id, deadline_s, on_deadline)
+            self._scheduler.extend(own(ticket).job.id, deadline_s, on_deadline)
 
-    def grow(self, ticket: Ticket, size: int) -> bool:
+    def grow(self, ticket: Admitted, size: int) -> bool:
         """Ask for more members of a job; False when it has ended."""
         with self.wake:
-            return self._scheduler.grow(ticket.job.id, size)
+            return self._scheduler.grow(own(ticket).job.id, size)
 
-    def timings(self, ticket: Ticket) -> Timings:
+    def timings(self, ticket: Admitted) -> Timings:
         """Return how long a job's stages have taken so far."""
-        batch_rows = ticket.batch_rows or [0]
-        denoise_ms = 1000 * (self.clock() - ticket.prepared_s) if ticket.prepared_s else 0.0
-        return replace(
-            ticket.timings,
-            denoise=max(0.0, denoise_ms - ticket.timings.latent_decode),
-            step_batch_mean=sum(batch_rows) / len(batch_rows),
-        )
+        return own(ticket).timings_at(self.clock())
 
-    async def estimate(self, ticket: Ticket) -> WorkerResult | None:
+    async def estimate(self, ticket: Admitted) -> WorkerResult | None:
         """Decode where a job's first member is heading, at the next step border; None before its first step."""
-        return await self.run(partial(self._estimate_or_fault, ticket))
+        return await self.run(partial(self._finisher.estimate, own(ticket)))
 
-    async def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
-        """Encode context frames (RGB 0..255), or find them encoded. Raises NotReady or ModelFault."""
+    async def encode(self, context: UInt8[np.ndarray, "t h w 3"], call: Call | None = None) -> Latents:
+        """Encode context frames (RGB 0..255), or find them encoded, until a call's deadline if the engine is lost.
+
+        Raises NotReady, DeadlineExceeded, WorkerCrashed or ModelFault.
+        """
         if not self.is_ready:
             raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
-        return await self.run(partial(self._encode_or_fault, context))
+        return await self.run(partial(self._encode_or_fault, context, call))
 
     async def stop(self, drain_s: float) -> None:
         """Take no more jobs, give the admitted ones so long, fail the rest, join the thread, close the engine."""
@@ -168,7 +219,7 @@ class EngineWorker(DeviceThread):
         buckets = [bucket for bucket in self._engine.contract.buckets if bucket <= self._cost.max_rows]
         return measure_determinism(self._engine, buckets)
 
-    def _new_job(self, query: Query, call: Call, first_member: int) -> Job:
+    def _new_job(self, query: Query, call: Call, first_member: int, share: Share) -> Job:
         return Job(
             id=str(next(self._job_ids)),
             query=query,
@@ -179,6 +230,8 @@ class EngineWorker(DeviceThread):
             first_member=first_member,
             decode_s=self._cost.decode_s(len(query.frame_indices)),
             key=call.key,
+            share=share,
+            deaths=call.deaths,
         )
 
     def _times(self, steps: int) -> tuple[float, ...]:
@@ -203,7 +256,7 @@ class EngineWorker(DeviceThread):
             elif self._decodings.holds(each.ticket):
                 self._undecoded[each.outcome.job.id] = each
             else:
-                answer(each.ticket.future, partial(self._finish_or_fault, each.ticket))
+                answer(each.ticket.future, partial(self._finisher.finish, each.ticket))
 
     def _count_ending(self, outcome: Outcome) -> None:
         if outcome.ending is Ending.SUPERSEDED:
@@ -244,7 +297,7 @@ class EngineWorker(DeviceThread):
     def _schedule(self) -> StepBatch | None:
         with self.wake:
             batch = self._scheduler.schedule(self.clock())
-            self.metrics.observe_queue(self._scheduler.pending_s, self._cost.error_ratio)
+            self.metrics.observe_queue(self._scheduler.pending_s, self._cost.error_ratio, id(self))
             ended = self._take_ended()
         self._deliver(ended)
         return batch
@@ -254,9 +307,14 @@ class EngineWorker(DeviceThread):
             ticket = self._tickets.get(job.id)
             if ticket is not None and job.conditioning is None:
                 self._condition(ticket)
-        for row in batch.rows:
-            if row.member.latents is None and row.job.conditioning is not None:
-                row.member.latents = self._stages.draw(row.job, row.member.index)
+            if job.conditioning is not None:
+                self._draw(job, [row.member for row in batch.rows if row.job is job and row.member.latents is None])
+
+    def _draw(self, job: Job, members: Sequence[Member]) -> None:
+        try:
+            self._stages.draw(job, members)
+        except Exception as error:  # noqa: BLE001 - as in `_condition`
+            self._fault(job, error)
 
     def _condition(self, ticket: Ticket) -> None:
         ticket.timings.queue = 1000 * (self.clock() - ticket.admitted_s)
@@ -269,7 +327,7 @@ class EngineWorker(DeviceThread):
 
     def _shorten(self, job: Job) -> None:
         """Take fewer steps where a whole member would not be ready in time: one step is the posterior mean."""
-        if job.deadline_s is None or job.on_deadline is not OnDeadline.DEGRADE or job.first_member > 0:
+        if job.deadline_s is None or job.on_deadline is not OnDeadline.DEGRADE or job.is_top_up:
             return
         with self.wake:
             decode_s = job.decode_s * min(self._cost.max_rows, len(job.members))
@@ -286,30 +344,26 @@ class EngineWorker(DeviceThread):
         return confirmed
 
     def _step(self, batch: StepBatch) -> None:
+        self.metrics.observe_batch(len(batch.rows))
         try:
-            results = self._forward(batch.rows)
+            results = self._stages.step(batch)
+        except EngineLost:
+            self._step_apart(batch)
         except Exception as error:  # noqa: BLE001 - as in `_condition`
-            self._step_apart(batch, error)
+            # One job's numbers may break a forward for all its neighbours: each runs alone before it is blamed.
+            if len(batch.jobs) == 1:
+                self._fault(batch.jobs[0], error)
+            else:
+                self._step_apart(batch)
         else:
             self._settle(batch, results)
 
-    def _step_apart(self, batch: StepBatch, error: Exception) -> None:
-        # One job's numbers may break a forward for all its neighbours: each runs alone before it is blamed.
-        if len(batch.jobs) == 1:
-            self._fault(batch.jobs[0], error)
-            return
+    def _step_apart(self, batch: StepBatch) -> None:
         for job in batch.jobs:
             alone = StepBatch(tuple(row for row in batch.rows if row.job is job), batch.started_s)
             confirmed = self._confirm(alone)
             if confirmed is not None:
                 self._step(confirmed)
-
-    def _forward(self, rows: Sequence[Row]) -> list[StepState]:
-        self.metrics.observe_batch(len(rows))
-        results = self._engine.step([row.step_row() for row in rows])
-        if len(results) != len(rows):
-            raise RuntimeError(f"the engine returned {len(results)} latents for {len(rows)} rows")
-        return results
 
     def _settle(self, batch: StepBatch, results: Sequence[StepState]) -> None:
         tickets = {job.id: self._tickets[job.id] for job in batch.jobs if job.id in self._tickets}
@@ -324,7 +378,7 @@ class EngineWorker(DeviceThread):
             if members and job_id not in unanswered:
                 self._decodings.put(ticket, members, self._turn_members(ticket.job))
             elif any(row.member is ticket.job.members[0] for row in batch.rows):
-                self._post_estimate(ticket)
+                self._finisher.tell_estimate(ticket)
         self._deliver(ended)
 
     def _turn_members(self, job: Job) -> int:
@@ -335,72 +389,27 @@ class EngineWorker(DeviceThread):
         ticket = decoding.ticket
         if not ticket.future.done():
             try:
-                self._decode_members(decoding)
+                self._finisher.decode(ticket, decoding.members, is_more_coming=self._decodings.holds(ticket))
             except Exception as error:  # noqa: BLE001 - as in `_condition`
                 self._decodings.drop(ticket)
                 # Whatever the job's end brings later finds a future that is done.
-                reject(ticket.future, ending_error(Ending.FAULTED))
+                reject(ticket.future, refusal(error))
                 self._fault(ticket.job, error)
         if ticket.job.id in self._undecoded and not self._decodings.holds(ticket):
             ended = self._undecoded.pop(ticket.job.id)
-            answer(ticket.future, partial(self._finish_or_fault, ended.ticket))
-
-    def _decode_members(self, decoding: Decoding) -> None:
-        ticket = decoding.ticket
-        latents = [member.latents for member in decoding.members if member.latents is not None]
-        ticket.members += list(self._stages.decode(ticket.job, latents, ticket.timings))
-        # Told together, because half an antithetic pair is a worse mean than none of it.
-        if ticket.listener is not None and not self._decodings.holds(ticket):
-            news = ticket.members[ticket.num_told :]
-            ticket.num_told = len(ticket.members)
-            post(ticket.future, partial(ticket.listener.on_members, news))
-
-    def _post_estimate(self, ticket: Ticket) -> None:
-        """Tell who listens what the very first step says of the mean."""
-        job, listener = ticket.job, ticket.listener
-        if listener is None or not listener.wants_estimate or job.first_member > 0 or job.members[0].step != 1:
-            return
-        with contextlib.suppress(ModelFault):  # the job itself will tell
-            estimate = self._estimate_or_fault(ticket)
-            if estimate is not None:
-                post(ticket.future, partial(listener.on_estimate, estimate.members[0]))
+            answer(ticket.future, partial(self._finisher.finish, ended.ticket))
 
     def _fault(self, job: Job, error: Exception) -> None:
         _log.error("worker.engine_failed", job=job.id, exc_info=error)
         ticket = self._tickets.get(job.id)
         if ticket is not None:
-            self._end([ticket], Ending.FAULTED)
+            self._end([ticket], ending_of(error))
 
-    def _encode_or_fault(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
+    def _encode_or_fault(self, context: UInt8[np.ndarray, "t h w 3"], call: Call | None) -> Latents:
         try:
-            return self._stages.encode(context)
+            if call is None:
+                return self._stages.encode(context)
+            return self._stages.encode(context, call.deaths, call.deadline_s)
         except Exception as error:
             _log.exception("worker.engine_failed")
-            raise ending_error(Ending.FAULTED) from error
-
-    def _finish_or_fault(self, ticket: Ticket) -> WorkerResult:
-        if ticket.members or ticket.job.first_member > 0:
-            return self._result(ticket)
-        estimate = self._estimate_or_fault(ticket)
-        if estimate is None:
-            raise RuntimeError("a job without a step was said to have an answer")
-        return estimate
-
-    def _estimate_or_fault(self, ticket: Ticket) -> WorkerResult | None:
-        member = ticket.job.members[0]
-        if member.step == 0:
-            return None
-        try:
-            latents = self._stages.denoise(ticket.job, member)
-            frames = self._stages.decode(ticket.job, [latents], ticket.timings)
-        except Exception as error:
-            _log.exception("worker.engine_failed", job=ticket.job.id)
-            raise ending_error(Ending.FAULTED) from error
-        return replace(
-            self._result(ticket), members=(frames[0],), latents=(latents,), steps=member.step, is_estimate=True
-        )
-
-    def _result(self, ticket: Ticket) -> WorkerResult:
-        timings = self.timings(ticket)
-        latents = tuple(member.latents for member in ticket.job.whole_members if member.latents is not None)
-        return WorkerResult(tuple(ticket.members), latents, timings, ticket.job.num_steps)
+            raise refusal(error) from error

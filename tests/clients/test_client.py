@@ -213,6 +213,13 @@ def test_a_key_that_is_no_header_is_refused_without_being_shown(kind, key):
     assert key not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_environment_s_key_is_sent_unless_another_is_given(kind, monkeypatch):
+    monkeypatch.setenv("FOREFRAME_API_KEY", "env.secret")
+    sent = [kind(**options)._http.headers.get("authorization") for options in ({}, {"api_key": "k.s"}, {"api_key": ""})]
+    assert sent == ["Bearer env.secret", "Bearer k.s", None]
+
+
 def test_the_contract_is_learnt_once(server, scene):
     with Client(transport=httpx.MockTransport(server)) as client:
         for _ in range(3):

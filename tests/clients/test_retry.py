@@ -16,12 +16,12 @@ def overloaded(retry_after_ms):
     return Overloaded("full", Problem("overloaded", 503, is_retryable=True, retry_after_ms=retry_after_ms))
 
 
-@pytest.mark.parametrize("error", [ConnectionFailed(""), Overloaded(""), WorkerCrashed("")])
+@pytest.mark.parametrize("error", [ConnectionFailed(""), Overloaded("")])
 def test_errors_that_may_pass_are_tried_again(error):
     assert pause(error) is not None
 
 
-@pytest.mark.parametrize("error", [InvalidRequest(""), TimedOut("")])
+@pytest.mark.parametrize("error", [InvalidRequest(""), TimedOut(""), WorkerCrashed("")])
 def test_errors_that_stay_are_not_tried_again(error):
     assert pause(error) is None
 

@@ -176,14 +176,19 @@ def test_refusals_come_in_the_client_s_own_exception(client):
         lambda client: client.get_cuda_shared_memory_status(),
         lambda client: client.get_trace_settings("world_model"),
         lambda client: client.update_log_settings({}),
-        lambda client: client.load_model("world_model"),
-        lambda client: client.unload_model("world_model"),
+        lambda client: client.load_model("world_model", config="{}"),
     ],
 )
 def test_extensions_that_are_not_offered_say_so(client, call):
     status, text = refusal(lambda: call(client))
 
     assert (status, text.split(":")[0]) == ("501", "extension_missing")
+
+
+def test_models_that_are_not_in_the_server_s_folder_are_neither_loaded_nor_unloaded(client):
+    for change in (client.load_model, client.unload_model):
+        status, text = refusal(lambda change=change: change("push"))
+        assert (status, text.split(":")[0]) == ("404", "unknown_model")
 
 
 def test_tensors_in_shared_memory_are_not_read(client):

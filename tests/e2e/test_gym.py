@@ -19,7 +19,7 @@ ARMS = list(range(6, 20))
 
 @pytest.fixture(scope="module")
 def address():
-    with running_server(Settings(http={"port": 0})) as served:
+    with running_server(Settings(http={"port": 0}, engine={"processes": 0})) as served:
         yield served
 
 

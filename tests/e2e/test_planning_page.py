@@ -14,7 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "planning.md").read_text(encoding="
 
 def test_the_python_block_plans(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    with running_server(read_overridden(host="127.0.0.1", port=0)) as address:
+    with running_server(read_overridden(host="127.0.0.1", port=0, engine={"processes": 0})) as address:
         code = f"{block.replace('http://127.0.0.1:8000', address)}\n{GETS_BETTER}\n"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

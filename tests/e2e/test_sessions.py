@@ -17,7 +17,7 @@ from foreframe_server.settings import Settings
 
 @pytest.fixture(scope="module")
 def address():
-    with running_server(Settings(http={"port": 0})) as address:
+    with running_server(Settings(http={"port": 0}, engine={"processes": 0})) as address:
         yield address
 
 

@@ -138,4 +138,4 @@ def _open_tensorrt(path: Path, bench: Bench) -> Session:
         flags=(),
     )
     record = EngineRecord(key, "", len(built.plan), built.seconds, built.inputs, built.outputs)
-    return TensorRtSession(StoredEngine(record, plan), library, device)
+    return TensorRtSession(StoredEngine(record, plan, memoryview(built.plan)), library, device)

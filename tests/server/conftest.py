@@ -1,10 +1,12 @@
 """The server's core on a toy engine: queries, calls, a running worker, a gate that holds the device."""
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from foreframe_server.scheduler import Scheduler
 from foreframe_server.service import PredictionService
 from foreframe_server.token_reader import TokenReader
 from foreframe_server.worker import EngineWorker
+
+sys.path.append(str(Path(__file__).parent / "toys"))
 
 PATIENCE_S = 20
 
@@ -224,3 +228,10 @@ def gate() -> Iterator[Gate]:
 @pytest.fixture
 def fake_clock():
     return FakeClock()
+
+
+@pytest.fixture
+def toy_folder(tmp_path):
+    from model_toys import ToyFolder  # noqa: PLC0415 - of the folder that was added to the path above
+
+    return ToyFolder(tmp_path / "models")

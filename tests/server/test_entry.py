@@ -70,18 +70,20 @@ def test_every_field_of_a_query_is_in_the_key_or_known_not_to_matter():
 
 def test_queries_that_differ_in_one_field_have_different_keys():
     queries = [BASE, *(query for changed in CHANGES.values() for query in changed)]
-    keys = {cache_key(query, "engine") for query in queries}
-    keys |= {cache_key(BASE, "other engine"), cache_key(BASE, "engine", "tenant"), cache_key(BASE, "", "engine")}
+    keys = {cache_key(query, "engine", "") for query in queries}
+    keys |= {cache_key(BASE, "other engine", ""), cache_key(BASE, "engine", "tenant"), cache_key(BASE, "", "engine")}
     assert len(keys) == len(queries) + 3
 
 
 def test_who_asks_how_urgently_and_for_how_many_is_not_in_the_key():
-    assert {cache_key(query, "engine") for same in SAME.values() for query in same} == {cache_key(BASE, "engine")}
+    keys = {cache_key(query, "engine", "") for same in SAME.values() for query in same}
+
+    assert keys == {cache_key(BASE, "engine", "")}
 
 
 def test_memory_layout_is_not_in_the_key():
     strided = replace(BASE, context=np.asfortranarray(BASE.context))
-    assert cache_key(strided, "engine") == cache_key(BASE, "engine")
+    assert cache_key(strided, "engine", "") == cache_key(BASE, "engine", "")
 
 
 @settings(max_examples=200, deadline=None)
@@ -99,7 +101,7 @@ from foreframe_server.entry import cache_key
 context = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
 states = np.linspace(-1, 1, 36, dtype=np.float32).reshape(12, 3)
 query = Query("toy", context, states, (1, 2), Sampling(Strategy.SAMPLE, 4, 5), EnsembleSpec(12))
-assert cache_key(query, "engine").digest.hex() == "{cache_key(BASE, "engine").digest.hex()}"
+assert cache_key(query, "engine", "").digest.hex() == "{cache_key(BASE, "engine", "").digest.hex()}"
 """
     subprocess.run([sys.executable, "-B", "-c", code], check=True)
 

@@ -9,12 +9,15 @@ from foreframe_server.jobs import (
     Job,
     Outcome,
     Row,
+    Share,
     StepBatch,
     affordable_steps,
+    can_share,
     due_s,
     is_bulk,
     later_deadline,
 )
+from foreframe_server.quarantine import Deaths
 
 LATENTS = np.zeros((1, 1, 1, 1), np.float32)
 SHIFT = 5.0
@@ -234,3 +237,21 @@ def test_a_job_without_a_deadline_is_due_when_patience_ends(make_job):
 def test_only_the_priority_makes_a_job_bulk(make_job):
     assert is_bulk(make_job(priority=Priority.BULK))
     assert not is_bulk(make_job(size=64))
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_share_has_its_pairs_whatever_the_ensemble_grows_to(make_job, index):
+    job = make_job(size=6, share=Share(index, 3))
+    assert [member.index for member in job.members] == [2 * index, 2 * index + 1]
+    assert job.is_top_up == (index > 0)
+    job.grow(9)
+    assert len(job.members) == 2 + (2, 1, 0)[index]
+    assert job.num_pending_rows == 2 * len(job.members)
+
+
+def test_jobs_share_forwards_until_one_of_them_cost_an_engine(make_job):
+    one, other, suspect = make_job(), make_job(), make_job(deaths=Deaths(num=1))
+    assert can_share(one, other)
+    assert can_share(suspect, suspect)
+    assert not can_share(one, suspect)
+    assert not can_share(suspect, one)

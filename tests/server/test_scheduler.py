@@ -10,6 +10,7 @@ from foreframe_server.budgets import Budgets
 from foreframe_server.cost_model import CostModel
 from foreframe_server.errors import DeadlineUnmeetable, LoadedDeadline, Overloaded, TooExpensive
 from foreframe_server.jobs import Ending, Job
+from foreframe_server.quarantine import Deaths
 from foreframe_server.scheduler import Scheduler, milder
 
 LATENTS = np.zeros((1, 1, 1, 1), np.float32)
@@ -809,3 +810,15 @@ def test_the_cost_of_a_forward_is_learned_from_its_time():
     scheduler.add(make_job("a", size=3), 0.0)
     run_once(scheduler, 0.0, step_s=0.25)
     assert scheduler.pending_s == pytest.approx(0.5)
+
+
+def test_a_job_that_cost_an_engine_shares_no_forward_and_waits_no_longer_than_its_turn():
+    scheduler = make_scheduler(max_rows=4)
+    for name in "abc":
+        scheduler.add(make_job(name, size=2, deaths=Deaths(num=name == "b")), 0.0)
+    shared, alone = [], []
+    while batch := scheduler.schedule(0.0):
+        (alone if any(job.deaths.num for job in batch.jobs) else shared).append(jobs_of(batch))
+        scheduler.settle(batch, [LATENTS] * len(batch.rows), 0.0)
+    assert [set(jobs) for jobs in alone] == [{"b"}]
+    assert {job for jobs in shared for job in jobs} == {"a", "c"}

@@ -445,6 +445,7 @@ def play_trace(seed, kind=Scheduler):
     return simulation.run(), simulation.num_refused
 
 
+ENGINES_DOING = {Ending.FAULTED, Ending.CRASHED, Ending.STRANDED}
 DEVICES = [Device(seed) for seed in range(64)]
 
 
@@ -461,7 +462,7 @@ def test_every_random_trace_keeps_the_rules(chunk):
         endings.update(ledger.endings.values())
     # The traces are worth something only while everything happens in them, and often.
     assert min(num_refused, num_given_up) > 100
-    assert all(endings[ending] > 100 for ending in Ending if ending is not Ending.FAULTED)
+    assert all(endings[ending] > 100 for ending in set(Ending) - ENGINES_DOING)
 
 
 TENTHS = st.integers(0, 12).map(lambda number: number / 50)

@@ -400,20 +400,20 @@ def test_an_encoding_that_fails_between_steps_is_made_by_the_step(tell, bypass, 
 
 class TestRefusals:
     def test_sessions_of_others_and_none_at_all(self, tell, make_call, bypass):
-        mine = replace(bypass, key="mine")
+        mine = replace(bypass, tenant="mine")
 
         async def story(sessions, _core):
             session_id = (await sessions.create(SEED, mine)).session_id
-            for name, key in ((session_id, "other"), ("none", "mine")):
-                caller = replace(bypass, key=key)
+            for name, tenant in ((session_id, "other"), ("none", "mine")):
+                caller = replace(bypass, tenant=tenant)
                 for attempt in (
                     sessions.step(name, StepAsk(FUTURE[:1]), caller),
-                    sessions.fork(name, key=key),
-                    sessions.push(name, FRAMES[:1], STATES[:1], key=key),
-                    sessions.rollback(name, 0, key=key),
-                    sessions.reset(name, key=key),
-                    sessions.get(name, key=key),
-                    sessions.delete(name, key=key),
+                    sessions.fork(name, tenant=tenant),
+                    sessions.push(name, FRAMES[:1], STATES[:1], tenant=tenant),
+                    sessions.rollback(name, 0, tenant=tenant),
+                    sessions.reset(name, tenant=tenant),
+                    sessions.get(name, tenant=tenant),
+                    sessions.delete(name, tenant=tenant),
                 ):
                     with pytest.raises(UnknownSession):
                         await attempt

@@ -13,9 +13,9 @@ def stretch(step_id=0):
     return Stretch(step_id, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 1), np.float32))
 
 
-def make_session(session_id="a", key="", ttl_s=10.0, steps=()):
+def make_session(session_id="a", tenant="", ttl_s=10.0, steps=()):
     start = stretch()
-    return Session(session_id, key, 7, ttl_s, start, start, steps=tuple(steps), step_id=len(steps))
+    return Session(session_id, tenant, 7, ttl_s, start, start, steps=tuple(steps), step_id=len(steps))
 
 
 def events(metrics):
@@ -39,13 +39,13 @@ def make_store(metrics, fake_clock):
 
 def test_a_session_is_there_for_its_own_caller_only(make_store):
     store = make_store()
-    session = make_session(key="mine")
+    session = make_session(tenant="mine")
     store.put(session)
 
     assert store.get("a", "mine") is session
-    for session_id, key in (("a", ""), ("a", "other"), ("b", "mine")):
+    for session_id, tenant in (("a", ""), ("a", "other"), ("b", "mine")):
         with pytest.raises(UnknownSession):
-            store.get(session_id, key)
+            store.get(session_id, tenant)
 
 
 def test_use_lets_a_session_live_on_and_time_ends_it(make_store, metrics, fake_clock):
@@ -64,7 +64,7 @@ def test_use_lets_a_session_live_on_and_time_ends_it(make_store, metrics, fake_c
 
 def test_that_a_session_has_ended_is_told_to_its_own_caller_only(make_store):
     store = make_store()
-    store.put(make_session(key="mine"))
+    store.put(make_session(tenant="mine"))
     store.delete("a", "mine")
 
     with pytest.raises(Gone):

@@ -30,7 +30,7 @@ def states_of(*values):
 
 def make_session(**changes):
     start = first_stretch(SessionSeed(frames_of(0, 1, 2, 3), states_of(0, 1, 2, 3)), CONTEXT)
-    return Session(session_id="s", key="", seed=7, ttl_s=10.0, start=start, seen=start, **changes)
+    return Session(session_id="s", tenant="", seed=7, ttl_s=10.0, start=start, seen=start, **changes)
 
 
 def make_answer(*values):

@@ -64,6 +64,11 @@ def test_secrets_do_not_show(monkeypatch):
     assert "tell-nobody" not in repr(read_settings())
 
 
+def test_the_clients_key_is_no_setting_and_none_that_is_unknown(monkeypatch):
+    monkeypatch.setenv("FOREFRAME_API_KEY", "id.secret")
+    assert read_settings() == Settings()
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValidationError):
         Settings().http.port = 1

@@ -110,19 +110,19 @@ def test_what_another_secret_or_model_wrote_is_no_session(redis_server, replica,
 
 
 def test_another_caller_s_session_and_a_deleted_one_are_not_taken_up(redis_server, replica, call):
-    mine = replace(call, key="mine")
+    mine = replace(call, tenant="mine")
 
     async def story():
         async with replica(redis_server.url) as (one, shared), replica(redis_server.url) as (other, _):
             session_id = (await one.create(SEED, mine)).session_id
             await shared.settle()
             with pytest.raises(UnknownSession):
-                await other.get(session_id, key="other")
-            await one.delete(session_id, key="mine")
+                await other.get(session_id, tenant="other")
+            await one.delete(session_id, tenant="mine")
             with pytest.raises(Gone):
-                await one.get(session_id, key="mine")
+                await one.get(session_id, tenant="mine")
             with pytest.raises(UnknownSession):
-                await other.get(session_id, key="mine")
+                await other.get(session_id, tenant="mine")
 
     tell(story)
 

@@ -36,6 +36,7 @@ from foreframe_client._errors import (
     UnsupportedMedia,
     WorkerCrashed,
 )
+from foreframe_client._repository_calls import ModelStatus
 from foreframe_client._resize import resize_with_pad
 from foreframe_client._retry import RetryPolicy
 from foreframe_client._session import Session
@@ -85,6 +86,7 @@ __all__ = [
     "Likelihood",
     "Model",
     "ModelFault",
+    "ModelStatus",
     "NonFinite",
     "NotReady",
     "Notice",

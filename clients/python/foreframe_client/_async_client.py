@@ -24,6 +24,7 @@ from foreframe_client._http import (
     request_of,
 )
 from foreframe_client._progress import Hearing, streamed
+from foreframe_client._repository_calls import load_model, model_statuses, unload_model
 from foreframe_client._retry import RetryPolicy
 from foreframe_client._session_calls import OpenSession, open_session
 from foreframe_client._types import Observation, Progress
@@ -110,6 +111,7 @@ class AsyncHeldObservation(Observation):
 class AsyncClient:
     """Talks to one server and keeps its connections open; close it, or use it as an async context manager.
 
+    `api_key` is `id.secret`, by default that of the environment variable FOREFRAME_API_KEY.
     `timeout_s` bounds the wait for an answer of a call without a deadline. `encoding` is how frames are sent; `jpeg`
     and `mp4` are small and lose a little, and need the extra `pictures`.
     """
@@ -142,6 +144,9 @@ class AsyncClient:
     ready = _awaitable(calls.ready)
     health = _awaitable(calls.health)
     version = _awaitable(calls.version)
+    model_statuses = _awaitable(model_statuses)
+    load_model = _awaitable(load_model)
+    unload_model = _awaitable(unload_model)
 
     async def _run(self, flow: calls.Flow[_T]) -> _T:
         outcome: calls.Outcome = None

@@ -24,6 +24,7 @@ from foreframe_client._http import (
     request_of,
 )
 from foreframe_client._progress import Hearing, streamed
+from foreframe_client._repository_calls import load_model, model_statuses, unload_model
 from foreframe_client._retry import RetryPolicy
 from foreframe_client._session import Session
 from foreframe_client._session_calls import OpenSession, open_session
@@ -109,6 +110,7 @@ class HeldObservation(Observation):
 class Client:
     """Talks to one server and keeps its connections open; close it, or use it as a context manager.
 
+    `api_key` is `id.secret`, by default that of the environment variable FOREFRAME_API_KEY.
     `timeout_s` bounds the wait for an answer of a call without a deadline. `encoding` is how frames are sent; `jpeg`
     and `mp4` are small and lose a little, and need the extra `pictures`.
     """
@@ -141,6 +143,9 @@ class Client:
     ready = _blocking(calls.ready)
     health = _blocking(calls.health)
     version = _blocking(calls.version)
+    model_statuses = _blocking(model_statuses)
+    load_model = _blocking(load_model)
+    unload_model = _blocking(unload_model)
 
     def _run(self, flow: calls.Flow[_T]) -> _T:
         outcome: calls.Outcome = None

@@ -224,7 +224,7 @@ class ModelFault(ServerError):
 class WorkerCrashed(ServerError):
     """The worker died while it held this request."""
 
-    code, status, is_retryable = "worker_crashed", 500, True
+    code, status = "worker_crashed", 500
 
 
 ERRORS: Tuple[Type[ServerError], ...] = (

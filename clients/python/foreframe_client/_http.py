@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Callable, Dict, Optional, Union
 
 import httpx
@@ -13,6 +14,8 @@ from foreframe_client._progress import EVENT_STREAM
 from foreframe_client._version import __version__
 from foreframe_client._wire import Reply
 
+KEY_VARIABLE = "FOREFRAME_API_KEY"
+
 _CONNECT_TIMEOUT_S = 2.0
 _STREAM_DOC = """Do what `{flow}` does, and iterate over every improvement on the way; the last item is its answer.
 
@@ -22,9 +25,13 @@ Closing the iterator hangs up, which ends the server's work.
 
 
 def headers_of(api_key: Optional[str]) -> Dict[str, str]:
-    """Return the headers that every request carries. Raises InvalidRequest when the key is no header text."""
+    """Return the headers that every request carries. Raises InvalidRequest when the key is no header text.
+
+    api_key: None is the environment's, and an empty one none.
+    """
     agent = {"user-agent": f"foreframe-client/{__version__}"}
-    if api_key is None:
+    api_key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
+    if not api_key:
         return agent
     if not api_key.isascii() or not api_key.isprintable():
         raise InvalidRequest("api_key must be printable ASCII; does it end in a line break?")

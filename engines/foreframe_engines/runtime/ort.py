@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from foreframe_engines.errors import BundleError, ModelFault, RuntimeUnavailable
+from foreframe_engines.graph_file import StoredGraph, open_graph
 from foreframe_engines.runtime.ort_memory import OrtMemory
 from foreframe_engines.runtime.resident import DeviceBatch, Row, RowInputs
 from foreframe_engines.runtime.session import TensorSpec
@@ -19,26 +20,28 @@ _DTYPES = {"float": "float32", "double": "float64"}
 
 
 class OrtSession:
-    """One ONNX file on one execution provider.
+    """One graph on one execution provider, loaded from memory: the library opens no file.
 
     The thread count is fixed and idle threads sleep instead of spinning, so a server's other threads keep their
     cores. With a fixed thread count a run's bytes depend on its inputs alone, also when runs overlap.
     """
 
-    def __init__(self, path: Path, *, num_threads: int, provider: str = CPU_PROVIDER) -> None:
-        """Load the graph.
+    def __init__(self, graph: StoredGraph | Path, *, num_threads: int, provider: str = CPU_PROVIDER) -> None:
+        """Load a graph of a bundle, or one that stands by itself in a file.
 
-        Raises RuntimeUnavailable when ONNX Runtime or the provider is missing, BundleError when the file is no graph.
+        Raises RuntimeUnavailable when ONNX Runtime or the provider is missing, BundleError when the file is no graph
+        or one that may not run.
         """
         runtime = import_runtime()
         _require_provider(provider, runtime.get_available_providers())
         self._errors = _runtime_errors(runtime)
+        stored = open_graph(graph) if isinstance(graph, Path) else graph
+        options = _session_options(runtime, num_threads)
         try:
-            self._session = runtime.InferenceSession(
-                str(path), sess_options=_session_options(runtime, num_threads), providers=[provider]
-            )
+            self._weights = lend_weights(runtime, options, stored)
+            self._session = runtime.InferenceSession(bytes(stored.content), sess_options=options, providers=[provider])
         except self._errors as error:
-            raise BundleError(f"{path.name} does not load: {error}") from error
+            raise BundleError(f"{stored.name} does not load: {error}") from error
         # A provider that fails to start is replaced by the CPU without an error.
         _require_provider(provider, self._session.get_providers()[:1])
         self.device = provider.removesuffix("ExecutionProvider").lower()
@@ -46,7 +49,7 @@ class OrtSession:
         self.outputs = tuple(_tensor_spec(node) for node in self._session.get_outputs())
         self.input_names = tuple(spec.name for spec in self.inputs)
         self.output_names = tuple(spec.name for spec in self.outputs)
-        self._name = path.name
+        self._name = stored.name
         self._memory = OrtMemory(runtime, self._session, self.device)
         self._rows = RowInputs(self._memory)
 
@@ -86,7 +89,7 @@ class OrtSession:
 
     def close(self) -> None:
         """Free the graph and its threads once the last run has returned, and no row that it gave is in use."""
-        del self._session, self._memory, self._rows
+        del self._session, self._memory, self._rows, self._weights
 
     def _batch(self, value: Any, dtype: np.dtype[Any]) -> DeviceBatch:  # noqa: ANN401 - the library has no types
         part = self._memory.own(value, dtype)
@@ -106,6 +109,16 @@ def import_runtime() -> ModuleType:
     except ImportError as error:
         raise RuntimeUnavailable("ONNX Runtime is not installed; run `pip install onnxruntime`") from error
     return onnxruntime
+
+
+def lend_weights(runtime: ModuleType, options: Any, graph: StoredGraph) -> list[Any]:  # noqa: ANN401
+    """Give a session's options the values that lie outside its graph; keep what is returned as long as the session."""
+    if not graph.tensors:
+        return []
+    arrays = ((np.require(tensor.values, requirements="A"), tensor.element_type) for tensor in graph.tensors)
+    values = [runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, kind) for array, kind in arrays]
+    options.add_external_initializers([tensor.name for tensor in graph.tensors], values)
+    return values
 
 
 def _require_provider(provider: str, present: list[str]) -> None:

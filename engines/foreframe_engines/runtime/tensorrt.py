@@ -108,8 +108,7 @@ class TensorRtSession:
 
     def _load(self, stored: StoredEngine) -> tuple[Any, Any]:
         runtime = self._library.module.Runtime(self._log.sink)
-        with stored.map_plan() as plan:
-            engine = runtime.deserialize_cuda_engine(plan)
+        engine = runtime.deserialize_cuda_engine(stored.plan)
         if engine is None:
             raise RuntimeUnavailable(f"{self._name} cannot be loaded: {self._log.last_error()}")
         require_memory(f"running {self._name}", int(engine.device_memory_size_v2), self._gpu.free_bytes(), "on the GPU")

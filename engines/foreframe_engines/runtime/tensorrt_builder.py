@@ -111,8 +111,12 @@ def _parse(library: TensorRtLibrary, builder: Any, order: BuildOrder, log: Libra
     lower(graph.proto, order.precision, order.ranges)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.sink)
-    # The path tells where weights outside the graph lie.
-    if not parser.parse(graph.proto.SerializeToString(), str(graph.path)):
+    # Without a path the library opens no file: weights outside the graph are given to it.
+    is_read = parser.load_model_proto(graph.proto.SerializeToString()) and all(
+        parser.load_initializer(tensor.name, tensor.values.ctypes.data, tensor.values.nbytes)
+        for tensor in graph.tensors
+    )
+    if not is_read or not parser.parse_model_proto():
         raise BundleError(f"{graph.path.name}: {library.name} refuses {_complaint(parser)}")
     return network
 

@@ -1,6 +1,5 @@
 """What opens the model that settings name: the app's own way, or torch, which only the command line may import."""
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from foreframe_engines import Bundle, builtin_bundle, open_likelihood_engine
@@ -17,22 +16,16 @@ def find_backend(settings: EngineSettings) -> OpenEngines | None:
     if settings.backend != "torch":
         return None
     with needs_torch():
-        from foreframe_engines.runtime.typed_graph import Precision
-        from foreframe_models.torch_engine import SMALL_BUCKETS, TorchOptions, require_options
-    options = TorchOptions(
-        device=settings.device,
-        precision=Precision(settings.precision),
-        is_compiled=settings.is_compiled,
-        graph_buckets=SMALL_BUCKETS if settings.has_cuda_graphs else (),
-    )
-    require_options(options)
-    return partial(_open_on_torch, options)
+        from foreframe_models.torch_engine import require_options
+    require_options(_read_options(settings))
+    return open_on_torch
 
 
-def _open_on_torch(options: "TorchOptions", settings: EngineSettings) -> OpenedEngines:
-    """Open the rollout half on torch; likelihoods stay with ONNX Runtime."""
+def open_on_torch(settings: EngineSettings) -> OpenedEngines:
+    """Open the rollout half on torch; likelihoods stay with ONNX Runtime. Raises EngineError."""
     from foreframe_models.torch_engine import open_torch_engine
 
+    options = _read_options(settings)
     bundle = Bundle.open(settings.bundle or builtin_bundle())
     rollout = open_torch_engine(bundle.path, options) if "predict" in bundle.contract.capabilities else None
     likelihood = None
@@ -40,3 +33,15 @@ def _open_on_torch(options: "TorchOptions", settings: EngineSettings) -> OpenedE
         likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)
     fingerprint = f"{bundle.digest} torch {options.device} {options.precision}"
     return OpenedEngines(fingerprint, rollout, likelihood, bundle.calibration, bundle.path)
+
+
+def _read_options(settings: EngineSettings) -> "TorchOptions":
+    from foreframe_engines.runtime.typed_graph import Precision
+    from foreframe_models.torch_engine import SMALL_BUCKETS, TorchOptions
+
+    return TorchOptions(
+        device=settings.device,
+        precision=Precision(settings.precision),
+        is_compiled=settings.is_compiled,
+        graph_buckets=SMALL_BUCKETS if settings.has_cuda_graphs else (),
+    )

@@ -1,73 +1,119 @@
-"""`foreframe bench engine`: what each part of a prediction takes on the backends that are here, in turns."""
+"""`foreframe bench engine`: what each part of a prediction takes on the backends that are here, in turns.
+
+Beside it stand how far answers are apart, and how near each part comes to what the device can do, measured in the run.
+"""
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
 
-from foreframe_engines import Bundle, EngineError, NoisePlan, RolloutEngine, StepRow, member_noise, open_rollout_engine
-from foreframe_engines.golden import example_clips
-from foreframe_engines.selftest import point_at_zero
-from foreframe_engines.types import Latents
+from foreframe_engines import Bundle, BundleError, EngineError, RolloutEngine, open_rollout_engine
+from foreframe_server.cli.bench_roofline import Roof, count_stages, measure_roof
+from foreframe_server.cli.bench_stages import Answers, Stages, step_of, time_in_turns
 from foreframe_server.cli.facts import bundle_path
-from foreframe_server.cli.faults import Fault, needs
+from foreframe_server.cli.faults import Fault, needs_torch
+from foreframe_server.load.findings import Bar
+from foreframe_server.plots import Chart, Panel, Value
+from foreframe_server.reports.report import Report
+from foreframe_server.reports.samples import Samples
 from foreframe_server.settings import Settings
+
+if TYPE_CHECKING:
+    from foreframe_models.roofline import Work
+    from foreframe_models.torch_engine import TorchOptions
 
 USUAL = ("onnxruntime", "torch", "torch-cuda", "torch-cuda-compiled")
 """The first that is here is what the others are compared with."""
 BACKENDS = (*USUAL, "torch-compiled")
 """The last compiles for minutes on a CPU: it has to be asked for."""
 
-_TIME, _NEXT_TIME = 1.0, 0.75
+_OWN, _EAGER = "onnxruntime", "torch"
+_SHARE_OF_PEAK, _GAIN = 0.55, 1.3
+
+Times: TypeAlias = Mapping[str, Sequence[float]]
+"""Milliseconds of every round, by stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAsk:
-    """What to measure: backends by name, none for the usual ones that are here, members of a large step, rounds."""
+    """What to measure: backends by name, none for the usual ones that are here, members of a large step, rounds.
+
+    members: None for the largest batch that the model has.
+    """
 
     backends: tuple[str, ...] = ()
-    members: int = 8
+    members: int | None = None
     rounds: int = 5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Answers:
-    """What one engine made of the same inputs: its steps' states, the last frame of where they point."""
-
-    states: Sequence[Latents]
-    frames: UInt8[np.ndarray, "k f h w 3"]
-
-
-def run_engine(settings: Settings, ask: EngineAsk) -> dict[str, object]:
+def run_engine(settings: Settings, ask: EngineAsk) -> Report:
     """Time every stage of a prediction on every backend, in turns. Raises BundleError, or Fault when none is here."""
     bundle = Bundle.open(bundle_path(settings))
+    members = ask.members or bundle.contract.buckets[-1]
     with ExitStack() as stack:
         engines, missing = _open_all(bundle, ask.backends or USUAL, settings.engine.num_threads, stack)
         if not engines or (ask.backends and missing):
             raise Fault("; ".join(f"{name}: {reason}" for name, reason in missing.items()))
-        stages = {name: Stages(engine, bundle, ask.members) for name, engine in engines.items()}
-        taken = time_in_turns({name: each.ways() for name, each in stages.items()}, ask.rounds)
+        roofs = _measure_roofs(bundle.path, engines, settings.engine.num_threads)
+        stages = {name: Stages(engine, bundle, members) for name, engine in engines.items()}
+        products = {_product(name): {step_of(members): roof.product} for name, roof in roofs.items()}
+        taken = time_in_turns({name: each.ways() for name, each in stages.items()} | products, ask.rounds)
         answers = {name: each.answers() for name, each in stages.items()}
+    works = count_stages(bundle.path, members) if roofs else {}
     reference = next(iter(answers))
-    return {
-        "experiment": "bench engine",
-        "model": bundle.contract.model,
-        "revision": bundle.contract.revision,
+    backends: dict[str, Mapping[str, object]] = {}
+    for name in engines:
+        fractions = _say_fractions(works, roofs[name], taken[name]) if name in roofs else {}
+        found = {**_say_times(taken[name], taken[reference]), **_compare(answers[name], answers[reference])}
+        backends[name] = {**found, **fractions}
+    bars = list(_bars(taken, works.get(step_of(members)), roofs, step_of(members)))
+    record = {
         "num_threads": settings.engine.num_threads,
-        "members": ask.members,
-        "rounds": ask.rounds,
+        "members": members,
         "compared_with": reference,
-        "backends": {
-            name: {**_say_times(taken[name], taken[reference]), **_compare(answers[name], answers[reference])}
-            for name in engines
-        },
+        "bars": [{**asdict(bar), "is_met": bar.is_met} for bar in bars],
+        "backends": backends,
         "missing": missing,
     }
+    plan = {"backends": list(engines), "members": members, "rounds": ask.rounds}
+    samples = [
+        Samples(f"{stage}, {name}", "ms", "lower", tuple(times), (), "median")
+        for name in engines
+        for stage, times in taken[name].items()
+    ]
+    charts = [_chart({name: taken[name] for name in engines})]
+    return Report(
+        "bench engine", {**plan, "num_threads": settings.engine.num_threads}, record, samples, charts, seeds=(0,)
+    )
+
+
+def _product(backend: str) -> str:
+    """Name the product that is timed in the same rounds as a backend's step."""
+    return f"product beside {backend}"
+
+
+def _measure_roofs(folder: Path, engines: Mapping[str, RolloutEngine], num_threads: int) -> dict[str, Roof]:
+    """Measure the device of every backend in its precision; not without torch, nor for models that it does not know."""
+    known: dict[TorchOptions, Roof] = {}
+    try:
+        import torch
+
+        torch.set_num_threads(num_threads)
+        return {name: _roof(folder, _options(name), known) for name in engines}
+    except (ModuleNotFoundError, BundleError):
+        return {}
+
+
+def _roof(folder: Path, options: "TorchOptions", known: "dict[TorchOptions, Roof]") -> Roof:
+    plain = type(options)(device=options.device, precision=options.precision)
+    if plain not in known:
+        known[plain] = measure_roof(folder, plain)
+    return known[plain]
 
 
 def _open_all(
@@ -84,74 +130,27 @@ def _open_all(
 
 
 def _open(bundle: Bundle, name: str, num_threads: int) -> RolloutEngine:
-    if name == "onnxruntime":
+    if name == _OWN:
         return open_rollout_engine(bundle, num_threads=num_threads)
-    with needs("torch", "pip install 'foreframe[models]'"):
+    with needs_torch():
         import torch
 
-        from foreframe_engines.runtime.typed_graph import Precision
-        from foreframe_models.torch_engine import TorchOptions, open_torch_engine
+        from foreframe_models.torch_engine import open_torch_engine
 
     torch.set_num_threads(num_threads)
+    return open_torch_engine(bundle.path, _options(name))
+
+
+def _options(name: str) -> "TorchOptions":
+    from foreframe_engines.runtime.typed_graph import Precision
+    from foreframe_models.torch_engine import TorchOptions
+
     is_on_gpu = name.startswith("torch-cuda")
-    options = TorchOptions(
+    return TorchOptions(
         device="cuda" if is_on_gpu else "cpu",
         precision=Precision.BF16 if is_on_gpu else Precision.FP32,
         is_compiled=name.endswith("-compiled"),
     )
-    return open_torch_engine(bundle.path, options)
-
-
-class Stages:
-    """The stages of one prediction on one engine; inputs are the same for every engine of a bundle."""
-
-    def __init__(self, engine: RolloutEngine, bundle: Bundle, members: int) -> None:
-        self._engine = engine
-        self._clip, contract = example_clips(bundle)[0], engine.contract
-        self._context = self._clip.frames[: contract.context_frames]
-        self._latents = engine.encode(self._context)
-        conditioning = engine.condition(self._latents, self._clip.states)
-        noises = [member_noise(0, member, engine.noise_shape(), NoisePlan.IID) for member in range(members)]
-        starts = [engine.initial_latents(conditioning, noise) for noise in noises]
-        self._rows = [StepRow(start, _TIME, _NEXT_TIME, conditioning) for start in starts]
-        self._ends = point_at_zero(engine, self._rows[:1], engine.step(self._rows[:1]))
-
-    def ways(self) -> dict[str, Callable[[], object]]:
-        """Return every stage as something to call."""
-        engine, horizon = self._engine, self._engine.contract.horizon
-        return {
-            "encode": partial(engine.encode, self._context),
-            "condition": partial(engine.condition, self._latents, self._clip.states),
-            "step of 1": partial(self._step, 1),
-            f"step of {len(self._rows)}": partial(self._step, len(self._rows)),
-            "decode the last frame": partial(engine.decode, self._ends, (horizon,)),
-            "decode all frames": partial(engine.decode, self._ends, range(1, horizon + 1)),
-        }
-
-    def answers(self) -> _Answers:
-        """Run what is compared."""
-        return _Answers(self._step(len(self._rows)), self._engine.decode(self._ends, (self._engine.contract.horizon,)))
-
-    def _step(self, members: int) -> list[Latents]:
-        """Take a step, in as many forwards as it needs, and wait for what it gives."""
-        largest = self._engine.contract.buckets[-1]
-        groups = [self._rows[start : start + largest] for start in range(0, members, largest)]
-        return [np.asarray(state) for group in groups for state in self._engine.step(group[:members])]
-
-
-def time_in_turns(
-    ways: Mapping[str, Mapping[str, Callable[[], object]]], rounds: int
-) -> dict[str, dict[str, list[float]]]:
-    """Time every stage of every backend once a round, backends in turns; a first round does not count."""
-    taken: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in stages} for name, stages in ways.items()}
-    for stage in next(iter(ways.values())):
-        for number in range(rounds + 1):
-            for name, stages in ways.items():
-                started = time.perf_counter()
-                stages[stage]()
-                if number:
-                    taken[name][stage].append((time.perf_counter() - started) * 1000)
-    return taken
 
 
 def _say_times(taken: Mapping[str, Sequence[float]], reference: Mapping[str, Sequence[float]]) -> dict[str, object]:
@@ -164,7 +163,54 @@ def _say_times(taken: Mapping[str, Sequence[float]], reference: Mapping[str, Seq
     return found
 
 
-def _compare(answers: _Answers, reference: _Answers) -> dict[str, float]:
+def _say_fractions(works: "Mapping[str, Work]", roof: Roof, taken: Times) -> dict[str, float]:
+    """Return how near every stage comes to the least time that its device could take."""
+    return {
+        f"{stage}, fraction of the floor": round(work.floor_ms(roof.ceilings) / statistics.median(taken[stage]), 4)
+        for stage, work in works.items()
+    }
+
+
+def _bars(taken: Mapping[str, Times], work: "Work | None", roofs: Mapping[str, Roof], stage: str) -> Iterator[Bar]:
+    """Hold ONNX Runtime's step against the fastest product of the same rounds, and against torch as it comes."""
+    if _OWN in roofs and work is not None:
+        shares = tuple(_shares_of_peak(taken, work, roofs[_OWN], stage))
+        yield Bar(f"{stage}, share of the fastest product", _typical(shares), at_least=_SHARE_OF_PEAK, rounds=shares)
+    if _OWN in taken and _EAGER in taken:
+        pairs = zip(taken[_EAGER][stage], taken[_OWN][stage], strict=True)
+        gains = tuple(round(eager / own, 4) for eager, own in pairs)
+        yield Bar(f"{stage}, times faster than torch", _typical(gains), at_least=_GAIN, rounds=gains)
+
+
+def _shares_of_peak(taken: Mapping[str, Times], work: "Work", roof: Roof, stage: str) -> Iterator[float]:
+    """Give every round's operations a second of a step, over those of the product beside it."""
+    for step_ms, product_ms in zip(taken[_OWN][stage], taken[_product(_OWN)][stage], strict=True):
+        yield round(work.total / step_ms / (roof.product_operations / product_ms), 4)
+
+
+def _typical(values: Sequence[float]) -> float:
+    return round(statistics.median(values), 4)
+
+
+def _chart(taken: Mapping[str, Times]) -> Chart:
+    return {
+        "title": "Milliseconds of every stage",
+        "note": "the range is of all rounds",
+        "x_label": "",
+        "panels": [_panel(taken, stage) for stage in next(iter(taken.values()))],
+    }
+
+
+def _panel(taken: Mapping[str, Times], stage: str) -> Panel:
+    values = [_value(name, times[stage], colour) for colour, (name, times) in enumerate(taken.items())]
+    return {"title": stage, "x_label": "ms", "values": values}
+
+
+def _value(name: str, times: Sequence[float], colour: int) -> Value:
+    return {"label": name, "value": statistics.median(times), "low": min(times), "high": max(times), "colour": colour}
+
+
+def _compare(answers: Answers, reference: Answers) -> dict[str, float]:
     states, expected = np.stack(answers.states), np.stack(reference.states)
     apart = np.linalg.norm(states - expected) / np.linalg.norm(expected)
     levels = np.abs(answers.frames.astype(int) - reference.frames).max()

@@ -9,6 +9,7 @@ from foreframe_engines.reading import grid_states
 from foreframe_server.benchmarks import measure_history
 from foreframe_server.cli.facts import bundle_path, open_likelihood
 from foreframe_server.cli.token_data import long_clip
+from foreframe_server.reports.samples import Samples
 from foreframe_server.settings import Settings
 
 
@@ -22,4 +23,9 @@ def run_history(settings: Settings, data: Path | None, repeats: int) -> dict[str
         measures = measure_history(engine, ids[kept], states[kept], repeats, time.perf_counter)
         contract = engine.contract
     facts = {"experiment": "bench history", "model": contract.model, "revision": contract.revision}
-    return {**facts, "num_threads": settings.engine.num_threads, **asdict(measures)}
+    samples = [
+        Samples("a new grid, history kept", "ms", "lower", tuple(measures.kept_ms)),
+        Samples("a new grid, history read again", "ms", "lower", tuple(measures.read_again_ms)),
+    ]
+    record = {**facts, "num_threads": settings.engine.num_threads, **asdict(measures)}
+    return {**record, "samples": [each.record() for each in samples]}

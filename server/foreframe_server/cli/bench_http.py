@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from foreframe_server.cli.bench_http_engine import running_engine
-from foreframe_server.cli.console import format_json, print_json, print_note, print_pretty, table_of
-from foreframe_server.cli.faults import Fault
+from foreframe_server.cli.bench_options import Outputs
+from foreframe_server.cli.bench_reports import Measured, bundle_weights, publish_report
+from foreframe_server.cli.console import print_note, print_pretty, table_of
+from foreframe_server.cli.faults import Fault, InvalidRun
 from foreframe_server.cli.overrides import read_private
 from foreframe_server.load.bench import Bench
 from foreframe_server.load.caching import CachePlan, measure_cache, measure_sharing
@@ -23,6 +25,11 @@ from foreframe_server.load.processes import NotStarted, RedisProcess, running_ch
 from foreframe_server.load.redis_faults import FaultPlan, measure_redis_fault
 from foreframe_server.load.summary import Percentiles
 from foreframe_server.load.throughput import ThroughputPlan, measure_throughput
+from foreframe_server.reports.header import Weights
+from foreframe_server.reports.lines import flat_lines
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Measure: TypeAlias = Callable[[Bench], Awaitable[Findings]]
 _FAULTS = {"killed": RedisProcess.kill, "stopped": RedisProcess.hang}
@@ -44,7 +51,7 @@ class Target:
     @contextlib.contextmanager
     def open(self, settings: Mapping[str, str] | None = None) -> Iterator[str]:
         """Give the address of the server, started for as long as the block runs when there is none. Raises Fault."""
-        with _told():
+        with told():
             if self.url is not None:
                 yield self.url
                 return
@@ -70,7 +77,7 @@ def run_cache(target: Target, plan: CachePlan) -> Findings:
     alone = run_preset(target, lambda bench: measure_cache(bench, plan))
     if target.url is not None:
         return alone
-    with _told(), running_redis() as redis, contextlib.ExitStack() as servers:
+    with told(), running_redis() as redis, contextlib.ExitStack() as servers:
         settings = _shared_cache(redis)
         addresses = [servers.enter_context(target.open(settings)) for _ in range(2)]
         shared = asyncio.run(_measure_shared(target, addresses, plan))
@@ -81,27 +88,31 @@ def run_redis_fault(target: Target, plan: FaultPlan) -> Findings:
     """Break a Redis under load in each way, each time with a server and a Redis of its own. Raises Fault."""
     found = []
     for name, strike in _FAULTS.items():
-        with _told(), running_redis() as redis, target.open(_shared_cache(redis)) as address:
+        with told(), running_redis() as redis, target.open(_shared_cache(redis)) as address:
             found.append(asyncio.run(_measure(target, address, _fault_measure(plan, name, strike, redis))))
     return join_findings("redis-fault", found)
 
 
-def publish(findings: Findings, out: Path | None, *, is_json: bool) -> bool:
-    """Print what was found, with `out` write it, and return whether the generator kept its schedule."""
-    record = findings.record()
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(format_json(record) + "\n", encoding="utf-8")
-        print_note(f"wrote {out}")
-    if is_json:
-        print_json(record)
-    else:
-        _print_tables(findings)
-    schedule = findings.schedule
-    if schedule is None or schedule.is_on_schedule:
-        return True
-    print_note(f"off schedule: questions went out {schedule.lag_p99_ms:.1f} ms late (p99); these numbers do not count")
-    return False
+def publish(target: Target, findings: Findings, plan: "DataclassInstance", outputs: Outputs) -> None:
+    """Publish what was found. Raises InvalidRun when the run says nothing about the server."""
+    asked = asdict(plan)
+    report = findings.report(asked, [asked["seed"]] if "seed" in asked else [])
+    publish_report(report, outputs, Measured(weights_of(target), target.url), lambda: _print_tables(findings))
+
+
+def weights_of(target: Target) -> Weights | None:
+    """Name the bundle's weights; those of a server elsewhere when it serves the same model and revision."""
+    own = bundle_weights(read_private(target.bundle))
+    if target.url is None:
+        return own
+    with told():
+        served = asyncio.run(_read_served(target.url))
+    return own if (served.model, served.revision) == (own.model, own.revision) else served
+
+
+async def _read_served(address: str) -> Weights:
+    async with open_door(address) as door:
+        return Weights(door.sizes.model, door.sizes.revision, None)
 
 
 def _fault_measure(plan: FaultPlan, name: str, strike: Callable[[RedisProcess], None], redis: RedisProcess) -> Measure:
@@ -125,12 +136,14 @@ def _shared_cache(redis: RedisProcess) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn what is wrong with a server into a Fault."""
+def told() -> Iterator[None]:
+    """Turn what is wrong with a server into a Fault, of a run that was begun into an InvalidRun."""
     try:
         yield
-    except (UnfitServer, NotStarted) as error:
+    except NotStarted as error:
         raise Fault(str(error)) from error
+    except UnfitServer as error:
+        raise InvalidRun(f"this run says nothing: {error}") from error
 
 
 def _print_tables(findings: Findings) -> None:
@@ -139,7 +152,7 @@ def _print_tables(findings: Findings) -> None:
     if findings.bars:
         print_pretty(_bars_table(findings))
     if findings.facts:
-        print_pretty(table_of(findings.facts, "measured beside"))
+        print_pretty(table_of(dict(flat_lines(findings.facts)), "measured beside"))
     if findings.schedule is not None:
         print_pretty(f"sent {findings.schedule.sent}, at p99 {findings.schedule.lag_p99_ms:.1f} ms after due")
 

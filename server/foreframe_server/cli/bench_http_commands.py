@@ -1,22 +1,18 @@
 """`foreframe bench http` and its options. Imports typer alone, as `commands` does."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from foreframe_server.cli.bench_options import HtmlOption, MarkdownOption, Outputs, ReportOption
 from foreframe_server.cli.faults import needs_client
 from foreframe_server.cli.options import BundleOption, JsonFlag, SeedOption, UrlOption
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from foreframe_server.cli.bench_http import Target
     from foreframe_server.load.findings import Findings
-
-
-def _check_name(out: Path | None) -> Path | None:
-    if out is not None and out.suffix != ".json":
-        raise typer.BadParameter("ends in .json")
-    return out
-
 
 MembersOption = Annotated[int, typer.Option(min=1, max=32, help="Members of an ensemble.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the model's")]
@@ -24,9 +20,6 @@ SecondsOption = Annotated[float, typer.Option(min=0.1, help="Seconds of load.")]
 LoadOption = Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the measured capacity.")]
 SloOption = Annotated[float | None, typer.Option(min=1, help="What counts as goodput, ms.", show_default="any answer")]
 LagOption = Annotated[float, typer.Option(min=0.1, help="How late, in ms, 99 % of the questions may go out.")]
-OutOption = Annotated[
-    Path | None, typer.Option(help="File (.json) to write.", show_default=False, callback=_check_name)
-]
 RobotsOption = Annotated[
     list[int] | None, typer.Option(min=1, help="How many robots; may be given often.", show_default="1, 2, 4, 8")
 ]
@@ -34,11 +27,17 @@ DeadlineOption = Annotated[int | None, typer.Option(min=5, max=600_000, help="De
 OnDeadline = Literal["degrade", "partial", "fail"]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; a measure is the median of theirs.")]
 StrategyOption = Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")]
+DistinctOption = Annotated[
+    int | None, typer.Option(min=1, help="How many different questions there are.", show_default="all are")
+]
+ExamOption = Annotated[int, typer.Option(min=1, help="Clips whose answers are compared with the reference's.")]
+ParityOption = Annotated[float, typer.Option(min=1, help="PSNR against the reference below which an answer is wrong.")]
 _LAG_MS = 10.0
 
 http = typer.Typer(
     no_args_is_help=True,
-    help="Put load on a server, at --url or started for the run. Exit code 1 when the load itself was not on time.",
+    help="Put load on a server, at --url or started for the run. Exit code 2 and no number when questions went out "
+    "late, the server could not be reached, or answers were wrong.",
 )
 
 
@@ -57,7 +56,9 @@ def bench_robots(
     url: UrlOption = None,
     bundle: BundleOption = None,
     max_lag_ms: LagOption = _LAG_MS,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Let more and more robots ask at a control rate: the newest question wins, ensembles shrink to be in time."""
@@ -68,8 +69,43 @@ def bench_robots(
 
     ask = Ask(members=members, steps=steps, deadline_ms=deadline_ms)
     plan = FleetPlan(ask, tuple(robots or (1, 2, 4, 8)), rate, seconds, seed)
-    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_fleet(bench, plan))
-    _publish(findings, out, is_json=json)
+    target = Target(url, bundle, max_lag_ms)
+    findings = run_preset(target, lambda bench: measure_fleet(bench, plan))
+    _publish(target, findings, plan, Outputs(out, html, markdown, json))
+
+
+@http.command("foresight")
+def bench_foresight(
+    *,
+    robots: RobotsOption = None,
+    rate: Annotated[float, typer.Option(min=0.1, help="Questions a second of each.")] = 2.0,
+    members: MembersOption = 20,
+    steps: StepsOption = None,
+    seconds: SecondsOption = 20.0,
+    seed: SeedOption = 0,
+    url: UrlOption = None,
+    bundle: BundleOption = None,
+    max_lag_ms: LagOption = _LAG_MS,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Let robots ask a server and the simulation behind `foreframe capacity`, and compare; the report has the costs."""
+    with needs_client():
+        from foreframe_engines import Bundle, builtin_bundle
+        from foreframe_server.capacity.calibration import measure_foresight
+        from foreframe_server.capacity.simulation import Rules
+        from foreframe_server.cli.bench_http import Target, run_preset
+        from foreframe_server.load.fleet import FleetPlan
+        from foreframe_server.load.traces import Ask
+
+    plan = FleetPlan(Ask(members=members, steps=steps), tuple(robots or (1, 2, 4, 8)), rate, seconds, seed)
+    contract = Bundle.open(bundle or builtin_bundle()).contract
+    rules = Rules(contract.horizon)
+    target = Target(url, bundle, max_lag_ms)
+    findings = run_preset(target, lambda bench: measure_foresight(bench, plan, contract, rules))
+    _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
 @http.command("overload")
@@ -87,7 +123,9 @@ def bench_overload(
     url: UrlOption = None,
     bundle: BundleOption = None,
     max_lag_ms: LagOption = _LAG_MS,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Offer several times the capacity for a while, then normal load again."""
@@ -98,8 +136,9 @@ def bench_overload(
 
     ask = Ask(members=members, steps=steps, deadline_ms=deadline_ms, on_deadline=on_deadline)
     plan = OverloadPlan(ask, factor, seconds, load, normal_seconds, seed=seed)
-    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_overload(bench, plan))
-    _publish(findings, out, is_json=json)
+    target = Target(url, bundle, max_lag_ms)
+    findings = run_preset(target, lambda bench: measure_overload(bench, plan))
+    _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
 @http.command("mix")
@@ -116,7 +155,9 @@ def bench_mix(
     url: UrlOption = None,
     bundle: BundleOption = None,
     max_lag_ms: LagOption = _LAG_MS,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Mix small questions with bulk jobs, and compare with running one job to its end at a time."""
@@ -127,8 +168,9 @@ def bench_mix(
 
     controller, planner = Ask(members=members, steps=steps), Ask(members=bulk_members, steps=steps, priority="bulk")
     plan = MixPlan(controller, planner, load, bulk_load, seconds, seed=seed)
-    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_mix(bench, plan), rounds)
-    _publish(findings, out, is_json=json)
+    target = Target(url, bundle, max_lag_ms)
+    findings = run_preset(target, lambda bench: measure_mix(bench, plan), rounds)
+    _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
 @http.command("cache")
@@ -142,7 +184,9 @@ def bench_cache(
     identical: Annotated[int, typer.Option(min=2, help="How many equal questions are asked at once.")] = 200,
     url: UrlOption = None,
     bundle: BundleOption = None,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Ask for what is known, partly known, or being computed; without --url also of two servers with one Redis."""
@@ -154,7 +198,8 @@ def bench_cache(
     if known >= members:
         raise typer.BadParameter("is less than --members", param_hint="--known")
     plan = CachePlan(Ask(members=members, steps=steps), known, repeats, hits, identical)
-    _publish(run_cache(Target(url, bundle, _LAG_MS), plan), out, is_json=json)
+    target = Target(url, bundle, _LAG_MS)
+    _publish(target, run_cache(target, plan), plan, Outputs(out, html, markdown, json))
 
 
 @http.command("redis-fault")
@@ -167,7 +212,9 @@ def bench_redis_fault(
     strategy: StrategyOption = "posterior_mean",
     bundle: BundleOption = None,
     max_lag_ms: LagOption = _LAG_MS,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Kill, and in another run stop, a Redis of its own while a server that uses it is under load."""
@@ -177,7 +224,8 @@ def bench_redis_fault(
         from foreframe_server.load.traces import Ask
 
     plan = FaultPlan(Ask(members=members, steps=steps, strategy=strategy), load, seconds, seconds)
-    _publish(run_redis_fault(Target(None, bundle, max_lag_ms), plan), out, is_json=json)
+    target = Target(None, bundle, max_lag_ms)
+    _publish(target, run_redis_fault(target, plan), plan, Outputs(out, html, markdown, json))
 
 
 @http.command("poisson")
@@ -194,7 +242,9 @@ def bench_poisson(
     url: UrlOption = None,
     bundle: BundleOption = None,
     max_lag_ms: LagOption = _LAG_MS,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Ask at random times and compare the tail with the best that a queue can do at this load (M/D/1)."""
@@ -204,8 +254,9 @@ def bench_poisson(
         from foreframe_server.load.traces import Ask
 
     plan = PoissonPlan(Ask(members=members, steps=steps, strategy=strategy), load, seconds, slo_ms, seed=seed)
-    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_poisson(bench, plan), rounds)
-    _publish(findings, out, is_json=json)
+    target = Target(url, bundle, max_lag_ms)
+    findings = run_preset(target, lambda bench: measure_poisson(bench, plan), rounds)
+    _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
 @http.command("throughput")
@@ -217,7 +268,9 @@ def bench_throughput(
     seconds: SecondsOption = 8.0,
     turns: Annotated[int, typer.Option(min=1, help="Turns of the server, and of the engine.")] = 2,
     bundle: BundleOption = None,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Keep a server busy and compare it with the same engine in a plain loop in this process."""
@@ -227,7 +280,8 @@ def bench_throughput(
         from foreframe_server.load.traces import Ask
 
     plan = ThroughputPlan(Ask(members=members, steps=steps), askers, seconds, turns)
-    _publish(run_throughput(Target(None, bundle, _LAG_MS), plan), out, is_json=json)
+    target = Target(None, bundle, _LAG_MS)
+    _publish(target, run_throughput(target, plan), plan, Outputs(out, html, markdown, json))
 
 
 @http.command("constant")
@@ -244,7 +298,9 @@ def bench_constant(
     url: UrlOption = None,
     bundle: BundleOption = None,
     max_lag_ms: LagOption = _LAG_MS,
-    out: OutOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Ask at an even rate."""
@@ -255,12 +311,113 @@ def bench_constant(
 
     ask = Ask(members, steps, strategy, deadline_ms, on_deadline)
     plan = ConstantPlan(ask, rate, seconds, slo_ms or deadline_ms)
-    findings = run_preset(Target(url, bundle, max_lag_ms), lambda bench: measure_constant(bench, plan))
-    _publish(findings, out, is_json=json)
+    target = Target(url, bundle, max_lag_ms)
+    findings = run_preset(target, lambda bench: measure_constant(bench, plan))
+    _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
-def _publish(findings: "Findings", out: Path | None, *, is_json: bool) -> None:
+@http.command("single-stream")
+def bench_single_stream(
+    *,
+    questions: Annotated[int, typer.Option(min=8, help="Questions of each side of the audit.")] = 64,
+    members: MembersOption = 8,
+    steps: StepsOption = None,
+    strategy: StrategyOption = "sample",
+    distinct: DistinctOption = None,
+    exam: ExamOption = 8,
+    min_parity_db: ParityOption = 40.0,
+    seed: SeedOption = 0,
+    url: UrlOption = None,
+    bundle: BundleOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Ask one question after another, as one robot would: the tail, answers checked, and a caching audit."""
+    with needs_client():
+        from foreframe_server.cli.bench_http import Target
+        from foreframe_server.cli.bench_scenarios import run_scenario
+        from foreframe_server.load.scenarios import ExamPlan, ScenarioPlan
+        from foreframe_server.load.traces import Ask
+
+    ask = Ask(members=members, steps=steps, strategy=strategy)
+    plan = ScenarioPlan("single-stream", ask, questions, ExamPlan(exam, min_parity_db), distinct=distinct, seed=seed)
+    target = Target(url, bundle, _LAG_MS)
+    _publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
+
+
+@http.command("server")
+def bench_server(
+    *,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Questions a second.", show_default="half of what it can do")
+    ] = None,
+    questions: Annotated[int, typer.Option(min=8, help="Questions of each side of the audit.")] = 128,
+    slo_ms: SloOption = None,
+    members: MembersOption = 8,
+    steps: StepsOption = None,
+    strategy: StrategyOption = "sample",
+    distinct: DistinctOption = None,
+    exam: ExamOption = 8,
+    min_parity_db: ParityOption = 40.0,
+    seed: SeedOption = 0,
+    url: UrlOption = None,
+    bundle: BundleOption = None,
+    max_lag_ms: LagOption = _LAG_MS,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Ask at random times (Poisson): p99 against --slo-ms, answers checked, and a caching audit."""
+    with needs_client():
+        from foreframe_server.cli.bench_http import Target
+        from foreframe_server.cli.bench_scenarios import run_scenario
+        from foreframe_server.load.scenarios import ExamPlan, ScenarioPlan
+        from foreframe_server.load.traces import Ask
+
+    ask = Ask(members=members, steps=steps, strategy=strategy)
+    grading = ExamPlan(exam, min_parity_db)
+    plan = ScenarioPlan("server", ask, questions, grading, distinct, rate_hz=rate, slo_ms=slo_ms, seed=seed)
+    target = Target(url, bundle, max_lag_ms)
+    _publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
+
+
+@http.command("offline")
+def bench_offline(
+    *,
+    questions: Annotated[int, typer.Option(min=8, help="Questions of each side of the audit.")] = 128,
+    in_flight: Annotated[int, typer.Option(min=1, help="Questions at the server at any time.")] = 16,
+    members: MembersOption = 8,
+    steps: StepsOption = None,
+    strategy: StrategyOption = "sample",
+    distinct: DistinctOption = None,
+    exam: ExamOption = 8,
+    min_parity_db: ParityOption = 40.0,
+    seed: SeedOption = 0,
+    url: UrlOption = None,
+    bundle: BundleOption = None,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Give all questions at once, as bulk work: answers a second, answers checked, and a caching audit."""
+    with needs_client():
+        from foreframe_server.cli.bench_http import Target
+        from foreframe_server.cli.bench_scenarios import run_scenario
+        from foreframe_server.load.scenarios import ExamPlan, ScenarioPlan
+        from foreframe_server.load.traces import Ask
+
+    ask = Ask(members=members, steps=steps, strategy=strategy, priority="bulk")
+    grading = ExamPlan(exam, min_parity_db)
+    plan = ScenarioPlan("offline", ask, questions, grading, distinct, max_in_flight=in_flight, seed=seed)
+    target = Target(url, bundle, _LAG_MS)
+    _publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
+
+
+def _publish(target: "Target", findings: "Findings", plan: "DataclassInstance", outputs: Outputs) -> None:
     from foreframe_server.cli.bench_http import publish
 
-    if not publish(findings, out, is_json=is_json):
-        raise typer.Exit(1)
+    publish(target, findings, plan, outputs)

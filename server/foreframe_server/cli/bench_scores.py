@@ -17,13 +17,14 @@ from foreframe_engines import Contract
 from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.episodes import Clip
 from foreframe_engines.reading import grid_states
-from foreframe_server.benchmarks import Plans, measure_sharing
+from foreframe_server.benchmarks import Plans, SharingMeasures, measure_sharing
 from foreframe_server.cli.console import print_note
 from foreframe_server.cli.facts import bundle_path, open_likelihood
 from foreframe_server.cli.faults import Fault, needs_client
 from foreframe_server.cli.serving import running_server
 from foreframe_server.cli.token_data import long_clip
 from foreframe_server.codec.pictures import encode_png
+from foreframe_server.reports.samples import Samples
 from foreframe_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,13 +58,14 @@ def run_scores(
         measured = []
         for future, each in plans.items():
             print_note(f"engine: history {_HISTORY}, future {future}, {candidates} candidates")
-            measured.append(asdict(measure_sharing(engine, each, repeats, time.perf_counter)))
+            measured.append(measure_sharing(engine, each, repeats, time.perf_counter))
     record: dict[str, object] = {
         "experiment": "bench scores",
         "model": contract.model,
         "revision": contract.revision,
         "num_threads": settings.engine.num_threads,
-        "engine": measured,
+        "engine": [asdict(each) for each in measured],
+        "samples": [_ratios(each).record() for each in measured],
     }
     if not has_http:
         return record
@@ -72,6 +74,11 @@ def run_scores(
             **record,
             "http": [compare_over_http(address, contract, clip, plans[each], repeats) for each in _FUTURES],
         }
+
+
+def _ratios(measures: SharingMeasures) -> Samples:
+    name = f"shared over own histories, {measures.future_grids} grids"
+    return Samples(name, "", "lower", tuple(measures.wall_time_ratios), statistic="median")
 
 
 def _check_windows(engine: LikelihoodEngine) -> None:

@@ -60,7 +60,7 @@ def run_wire(settings: Settings, plan: WirePlan) -> dict[str, object]:
         update={"http": settings.http.model_copy(update={"max_body_bytes": _BODY_BYTES, "port": 0})}
     )
     with (
-        running_stub(roomy, contract) as server,
+        running_stub(roomy, plan.size, plan.frames) as server,
         httpx.Client(base_url=server.address, timeout=_TIMEOUT_S) as client,
     ):
         write = partial(write_body, contract=contract, frames=frames, policy=plan.policy)

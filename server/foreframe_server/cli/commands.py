@@ -7,9 +7,12 @@ import typer
 
 from foreframe_server.cli.bench_commands import bench
 from foreframe_server.cli.build_commands import build
+from foreframe_server.cli.capacity_commands import capacity
 from foreframe_server.cli.convert_commands import convert
 from foreframe_server.cli.evaluate_commands import evaluate
 from foreframe_server.cli.faults import FaultLine
+from foreframe_server.cli.keys_commands import keys
+from foreframe_server.cli.models_commands import models
 from foreframe_server.cli.options import (
     BundleOption,
     CameraOption,
@@ -41,8 +44,11 @@ app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 app.add_typer(bench, name="bench")
 app.command()(build)
+app.command()(capacity)
 app.command()(replay)
 app.add_typer(convert, name="convert")
+app.add_typer(keys, name="keys")
+app.add_typer(models, name="models")
 
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -357,14 +363,6 @@ def plan(
         raise typer.BadParameter(f"is one of {', '.join(name_strategies(metric))}", param_hint="--strategy")
     wish = Wish(goals, candidates, rounds, seed, metric, tuple(strategy or ()))
     plan_goals(read_private(bundle), url, wish, out, is_json=json)
-
-
-@app.command()
-def models(*, url: UrlOption = None, bundle: BundleOption = None, json: JsonFlag = False) -> None:
-    """List models and what they take and give: the ones here, or with --url a server's."""
-    from foreframe_server.cli.models import list_models
-
-    list_models(url, bundle, is_json=json)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """What an experiment found, as JSON, as a chart and as lines for a person."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,7 @@ import typer
 from foreframe_server.cli.console import format_json, print_json, print_note, print_pretty, table_of
 from foreframe_server.cli.faults import needs
 from foreframe_server.plots import Chart, plot_curves
-
-_SHOWN_LIST = 8
+from foreframe_server.reports.lines import flat_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +54,10 @@ def print_record(record: Mapping[str, object], out: Path | None, *, is_json: boo
     if is_json:
         print_json(record)
     else:
-        print_pretty(table_of(dict(_lines(record)), str(record.get("experiment", ""))))
+        print_pretty(table_of(dict(flat_lines(record)), str(record.get("experiment", ""))))
 
 
 def check_json_name(out: Path) -> None:
     """Refuse another ending than .json, which the chart's name is made of."""
     if out.suffix != ".json":
         raise typer.BadParameter("ends in .json", param_hint="--out")
-
-
-def _lines(record: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Flatten a record: intervals in one line each, long lists left to the JSON."""
-    for key, value in record.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            interval = _interval(value)
-            yield from [(name, interval)] if interval else _lines(value, f"{name}.")
-        elif isinstance(value, list | tuple):
-            yield name, _listed(value)
-        elif value is not None and key != "experiment":
-            yield name, str(value)
-
-
-def _interval(value: object) -> str | None:
-    if isinstance(value, Mapping) and set(value) == {"mean", "low", "high"}:
-        return f"{value['mean']:.4g}  ({value['low']:.4g} .. {value['high']:.4g})"
-    return None
-
-
-def _listed(values: list[object] | tuple[object, ...]) -> str:
-    if len(values) > _SHOWN_LIST or any(isinstance(value, Mapping) and not _interval(value) for value in values):
-        return f"{len(values)} entries, in the JSON"
-    return ", ".join(f"{value['mean']:.4g}" if isinstance(value, Mapping) else str(value) for value in values)

@@ -1,4 +1,4 @@
-"""What is wrong outside this program, said in one line: exit code 3. Bugs keep their traceback."""
+"""What is wrong outside this program, said in one line: exit code 3, or a fault's own. Bugs keep their traceback."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,6 +13,14 @@ EXIT_CODE = 3
 class Fault(Exception):
     """A model, data, a setting or the machine is not as a command needs it; the message is one line for a person."""
 
+    exit_code = EXIT_CODE
+
+
+class InvalidRun(Fault):
+    """A bench's run says nothing about what it was to measure: exit code 2, and no number."""
+
+    exit_code = 2
+
 
 class FaultLine(TyperGroup):
     """A group whose commands end with one line on standard error instead of the traceback of a known fault."""
@@ -26,7 +34,7 @@ class FaultLine(TyperGroup):
             if line is None:
                 raise
             typer.echo(f"foreframe: {line}", err=True)
-            raise typer.Exit(EXIT_CODE) from error
+            raise typer.Exit(getattr(error, "exit_code", EXIT_CODE)) from error
 
 
 def fault_line(error: Exception) -> str | None:

@@ -29,6 +29,8 @@ def serve_model(settings: Settings, *, is_json: bool) -> None:
         with needs_data():
             import mcap  # noqa: F401 - only whether it is there
         settings.recording.folder.mkdir(parents=True, exist_ok=True)
+    if settings.keys.file is None:
+        print_note("no keys: whoever reaches this machine's own address may ask everything (see `foreframe keys`)")
     open_engines = find_backend(settings.engine)
     if not is_json:
         print_note("opening the model ...")

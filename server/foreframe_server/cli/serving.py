@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -19,12 +20,20 @@ from foreframe_engines import Bundle, Contract, builtin_bundle
 from foreframe_server.app import create_app
 from foreframe_server.cli.faults import Fault
 from foreframe_server.opening import OpenEngines
+from foreframe_server.protocols.head import HeadLimits
+from foreframe_server.protocols.server import ADMIN, PROTOCOLS, PUBLIC, DoorServer, Listener
+from foreframe_server.protocols.sockets import address_of, affordable_connections, open_listener, remove_path
+from foreframe_server.protocols.state import DoorLimits, DoorState
+from foreframe_server.protocols.visitors import Visitors
+from foreframe_server.protocols.websocket import GuardedWebSocket
 from foreframe_server.routes.host import Host
 from foreframe_server.settings import HttpSettings, Settings
 
 _POLL_S = 0.02
 _SWITCH_S = 0.001
 """How long a busy thread keeps others from running Python: the event loop must answer while numbers are crunched."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,19 +42,11 @@ class _Door:
 
     app: FastAPI
     socket: socket.socket
-    server: uvicorn.Server
+    server: DoorServer
 
     @property
     def host(self) -> Host:
         return self.app.state.host
-
-    @property
-    def address(self) -> str:
-        name, port = self.socket.getsockname()[:2]
-        return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
-
-    def run(self) -> None:
-        self.server.run(sockets=[self.socket])
 
     def stop(self) -> None:
         self.server.should_exit = True
@@ -60,8 +61,10 @@ def serve_until_stopped(
     """
     door = _open(settings, open_engines)
     threading.Thread(target=_announce, args=(door, announce), name="foreframe-announce", daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in order, then raises the signal again
-        door.run()
+    try:
+        door.server.run()
+    finally:
+        _remove_paths(settings.http)
     _check_started(door)
 
 
@@ -72,17 +75,18 @@ def running_server(settings: Settings, open_engines: OpenEngines | None = None) 
     Raises BundleError for a bad model, Fault for a taken port.
     """
     door = _open(settings, open_engines)
-    thread = threading.Thread(target=door.run, name="foreframe-server", daemon=True)
+    thread = threading.Thread(target=door.server.run, name="foreframe-server", daemon=True)
     thread.start()
     try:
         while not _is_ready(door):
             if not thread.is_alive():
                 raise Fault("the server stopped while it started; its log says why")
             time.sleep(_POLL_S)
-        yield door.address
+        yield address_of(door.socket)
     finally:
         door.stop()
         thread.join()
+        _remove_paths(settings.http)
 
 
 def wait_for_signal() -> None:
@@ -95,30 +99,83 @@ def wait_for_signal() -> None:
 
 def _open(settings: Settings, open_engines: OpenEngines | None) -> _Door:
     # The app opens its model beside the door and can only log what is wrong; a person gets one line instead.
-    if open_engines is None or settings.engine.bundle is not None:
+    is_own = open_engines is None and settings.models.folder is None
+    if is_own or settings.engine.bundle is not None:
         Bundle.open(settings.engine.bundle or builtin_bundle())
     app = create_app(settings, open_engines)
     sys.setswitchinterval(_SWITCH_S)
-    config = uvicorn.Config(
+    public = _listen(settings.http, app.state.host, PUBLIC)
+    admin = None if settings.http.admin_port is None else _listen(settings.http, app.state.host, ADMIN)
+    server = DoorServer(
+        _uvicorn_config(app, settings.http),
+        public,
+        admin,
+        lame_duck_s=settings.http.lame_duck_s,
+        on_leaving=app.state.host.leave,
+    )
+    return _Door(app, public.socket, server)
+
+
+def _uvicorn_config(app: FastAPI, http: HttpSettings) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
+        http=PROTOCOLS[http.parser],
+        ws=GuardedWebSocket,
         log_config=None,
         access_log=False,
         server_header=False,
-        ws="websockets-sansio",
-        ws_max_size=settings.http.max_message_bytes,
+        proxy_headers=bool(http.trusted_proxies),
+        forwarded_allow_ips=http.trusted_proxies,
+        timeout_keep_alive=math.ceil(http.keep_alive_s),
+        ws_max_size=http.max_message_bytes,
         ws_per_message_deflate=False,  # frames hardly shrink, and the event loop would wait for it
-        timeout_graceful_shutdown=math.ceil(settings.http.drain_s),
+        timeout_graceful_shutdown=math.ceil(max(0.0, http.drain_s - http.lame_duck_s)),
     )
-    return _Door(app, _listen(settings.http), uvicorn.Server(config))
 
 
-def _listen(http: HttpSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+def _listen(http: HttpSettings, host: Host, name: str) -> Listener:
+    address, port = (http.host, http.port) if name == PUBLIC else (http.admin_host, http.admin_port or 0)
     try:
-        return socket.create_server((http.host, http.port), family=family, backlog=2048)
+        opened = open_listener(address, port)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise Fault(f"cannot listen on {http.host} port {http.port}: {reason}") from error
+        raise Fault(f"cannot listen on {address} port {port}: {_reason(error)}") from error
+    if name == ADMIN:
+        _log.info("operators are answered", address=address_of(opened))
+    return Listener(opened, DoorState(_limits(http), _visitors(http, host), name))
+
+
+def _remove_paths(http: HttpSettings) -> None:
+    remove_path(http.host)
+    if http.admin_port is not None:
+        remove_path(http.admin_host)
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
+def _limits(http: HttpSettings) -> DoorLimits:
+    return DoorLimits(
+        head=HeadLimits(http.max_head_bytes, http.max_request_line_bytes, http.max_headers),
+        header_timeout_s=http.header_timeout_s,
+        body_timeout_s=http.body_timeout_s,
+        keep_alive_s=http.keep_alive_s,
+        min_rate=http.min_rate,
+        max_chunks=http.max_chunks,
+    )
+
+
+def _visitors(http: HttpSettings, host: Host) -> Visitors:
+    try:
+        max_connections = affordable_connections(http.max_connections)
+    except OSError as error:
+        raise Fault(_reason(error)) from error
+    return Visitors(
+        max_connections=max_connections,
+        max_per_address=http.max_connections_per_address,
+        free=[address.strip() for address in http.trusted_proxies.split(",")],
+        on_refusal=lambda code: host.metrics.count_request("unmatched", code, 0.0),
+    )
 
 
 def _announce(door: _Door, announce: Callable[[str, Contract], None]) -> None:
@@ -131,7 +188,7 @@ def _announce(door: _Door, announce: Callable[[str, Contract], None]) -> None:
     # What stands now stands for good: left out of later collections, it no longer stops the event loop for them.
     gc.collect()
     gc.freeze()
-    announce(door.address, door.host.open_contract())
+    announce(address_of(door.socket), door.host.open_contract())
 
 
 def _is_ready(door: _Door) -> bool:

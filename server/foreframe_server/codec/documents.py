@@ -24,7 +24,7 @@ from foreframe_server.codec.media import Media
 from foreframe_server.errors import InvalidRequest, Reason
 
 MAX_KEYS = 64
-MAX_DEPTH = 16
+MAX_DEPTH = 8
 _MAX_LIST = 16_384
 _MAX_DIGITS = 20
 _CHUNK = 1 << 16

@@ -158,10 +158,26 @@ def measure_noise(
         yield _measure_clip(predict, contract, clip, scale or Scale())
 
 
-def _measure_clip(predict: Predict, contract: Contract, clip: Clip, scale: Scale) -> ClipNoise:
-    query = replace(clip_query(contract, clip), frame_indices=(contract.horizon,))
+def measure_spent(predict: Predict, contract: Contract, clip: Clip, scale: Scale) -> dict[Ensemble, SpentNoise]:
+    """Measure one clip at every way to spend the scale's evaluations, and nothing else."""
+    query = last_frame_query(contract, clip)
+    centre = _Centre.of(_draw_reference(predict, query, scale))
+    return dict(_measure_spent(predict, query, clip.frames[-1:], centre, scale))
+
+
+def last_frame_query(contract: Contract, clip: Clip) -> Query:
+    """Ask for the last frame of a clip's future."""
+    return replace(clip_query(contract, clip), frame_indices=(contract.horizon,))
+
+
+def _draw_reference(predict: Predict, query: Query, scale: Scale) -> Members:
     elsewhere = replace(query, sampling=replace(query.sampling, seed=query.sampling.seed + _STREAM))
-    reference = _draw(predict, elsewhere, EnsembleSpec(scale.reference_members, noise=NoisePlan.IID))
+    return _draw(predict, elsewhere, EnsembleSpec(scale.reference_members, noise=NoisePlan.IID))
+
+
+def _measure_clip(predict: Predict, contract: Contract, clip: Clip, scale: Scale) -> ClipNoise:
+    query = last_frame_query(contract, clip)
+    reference = _draw_reference(predict, query, scale)
     members = {plan: _draw(predict, query, EnsembleSpec(scale.drawn, noise=plan)) for plan in NoisePlan}
     is_inside = clip.masks[-1] > 0
     steps = contract.sampler.steps
@@ -247,9 +263,8 @@ def summarise_noise(
 ) -> NoiseReport:
     """Turn the measures of clips into the report's numbers."""
     seeds = [clip.seed for clip in measured]
-    spent = _summarise_spent(measured, Resamples.of(seeds, seed))
-    evaluations = sorted({each.evaluations for each in spent})
-    equal = [[each for each in spent if each.evaluations == count] for count in evaluations]
+    spent = summarise_spent([clip.spent for clip in measured], Resamples.of(seeds, seed))
+    equal = group_equal(spent)
     return NoiseReport(
         model=contract.model,
         revision=contract.revision,
@@ -267,17 +282,24 @@ def summarise_noise(
     )
 
 
-def _summarise_spent(measured: Sequence[ClipNoise], resamples: Resamples) -> list[SpentMeasures]:
+def group_equal(spent: Sequence[SpentMeasures]) -> list[list[SpentMeasures]]:
+    """Put the ways of equal compute together, the least first."""
+    evaluations = sorted({each.evaluations for each in spent})
+    return [[each for each in spent if each.evaluations == count] for count in evaluations]
+
+
+def summarise_spent(measured: Sequence[Mapping[Ensemble, SpentNoise]], resamples: Resamples) -> list[SpentMeasures]:
+    """Sum up what every way to spend evaluations gives, over clips."""
     return [
         SpentMeasures(
             noise=each.noise,
             members=each.members,
             steps=each.steps,
             evaluations=each.evaluations,
-            psnr_db=resamples.mean(np.array([clip.spent[each].psnr_db for clip in measured])),
-            error=resamples.mean(np.array([clip.spent[each].error for clip in measured])),
+            psnr_db=resamples.mean(np.array([clip[each].psnr_db for clip in measured])),
+            error=resamples.mean(np.array([clip[each].error for clip in measured])),
         )
-        for each in measured[0].spent
+        for each in measured[0]
     ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from statistics import median
 
 from foreframe_server.load.door import Door
-from foreframe_server.load.generator import play, saturate
+from foreframe_server.load.generator import Prepare, play, saturate
 from foreframe_server.load.records import Record
 from foreframe_server.load.summary import Schedule, check_schedule
 from foreframe_server.load.traces import Arrival, Ask
@@ -33,7 +33,13 @@ class Bench:
         self, trace: Sequence[Arrival], *, max_in_flight: int | None = None, is_paced: bool = True
     ) -> list[Record]:
         """Ask a trace's questions about new contents. is_paced: whether its times are to be kept, unlike a burst's."""
-        records = await play(self._renew(trace), self.door.prepare, max_in_flight=max_in_flight)
+        return await self.replay(self._renew(trace), self.door.prepare, max_in_flight=max_in_flight, is_paced=is_paced)
+
+    async def replay(
+        self, trace: Sequence[Arrival], prepare: Prepare, *, max_in_flight: int | None = None, is_paced: bool = True
+    ) -> list[Record]:
+        """Ask a trace's questions as they are, which may have been asked before, and as `prepare` writes them."""
+        records = await play(trace, prepare, max_in_flight=max_in_flight)
         if is_paced:
             self._paced.extend(records)
         return records
@@ -63,6 +69,10 @@ class Bench:
         """Return the number of something that nobody asked about yet."""
         self._next_content += 1
         return self._next_content - 1
+
+    def new_contents(self, count: int) -> list[int]:
+        """Return numbers of so many things that nobody asked about yet."""
+        return [self.new_content() for _ in range(count)]
 
     async def _ask_one(self, arrival: Arrival) -> Record:
         (record,) = await self.play([arrival], is_paced=False)

@@ -4,10 +4,10 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TypeAlias, cast
 
 import httpx
 import numpy as np
@@ -17,10 +17,10 @@ from foreframe_server.codec.documents import Document, read_document
 from foreframe_server.codec.media import Media
 from foreframe_server.load.generator import Send
 from foreframe_server.load.questions import Questions, Sizes
-from foreframe_server.load.records import OK, Reply
+from foreframe_server.load.records import OK, UNREACHABLE, Reply
 from foreframe_server.load.traces import Arrival, Ask
 
-UNREACHABLE = "unreachable"
+Keep: TypeAlias = Callable[[UInt8[np.ndarray, "f h w 3"]], object]
 _ROUTE = "/v1/predictions"
 _HEADERS = {"content-type": "application/msgpack", "accept": "application/msgpack, application/problem+json"}
 _TIMEOUT_S = 120.0
@@ -62,17 +62,30 @@ class Door:
         """Write a question; what comes back sends it."""
         return partial(self._send, self._questions.write(arrival.ask, arrival.content))
 
+    def prepare_kept(self, body: bytes, keep: Keep) -> Send:
+        """Take a question as it is; what comes back sends it and passes an answer's frames (RGB 0..255) to `keep`."""
+        return partial(self._send, body, keep)
+
     async def fetch(self, ask: Ask, content: int) -> Fetched:
-        """Ask one question and keep what came. Raises UnfitServer for a refusal."""
+        """Ask one question and keep what came. Raises UnfitServer for a refusal, and for no answer."""
         body = self._questions.write(ask, content)
         started_s = time.perf_counter()
-        response = await self._client.post(_ROUTE, content=body, headers=_HEADERS)
+        try:
+            response = await self._client.post(_ROUTE, content=body, headers=_HEADERS)
+        except httpx.HTTPError as error:
+            raise UnfitServer(f"no server answers at {self._client.base_url} any more: {error}") from error
         elapsed_ms = 1000 * (time.perf_counter() - started_s)
         if response.status_code != 200:
             raise UnfitServer(f"the server answered {response.status_code}: {response.text[:200]}")
         document = read_document(response.content, Media.MSGPACK, max_values=_MAX_VALUES)
-        frames = [cast("Mapping[str, np.ndarray]", frame)["image"] for frame in _list(document, "frames")]
-        return Fetched(_answer(document), elapsed_ms, body, len(response.content), np.stack(frames))
+        return Fetched(_answer(document), elapsed_ms, body, len(response.content), _frames(document))
+
+    async def read_metrics(self) -> str:
+        """Return what the server counts. Raises UnfitServer when it does not say."""
+        response = await self._client.get("/metrics")
+        if response.status_code != 200:
+            raise UnfitServer(f"the server's metrics cannot be read: it answered {response.status_code}")
+        return response.text
 
     async def count_rows(self) -> float:
         """Return how many rows the server has stepped so far. Raises UnfitServer when it does not say."""
@@ -82,14 +95,17 @@ class Door:
             raise UnfitServer("the server's /metrics do not count rows")
         return float(found[1])
 
-    async def _send(self, body: bytes) -> Reply:
+    async def _send(self, body: bytes, keep: Keep | None = None) -> Reply:
         try:
             response = await self._client.post(_ROUTE, content=body, headers=_HEADERS)
         except httpx.HTTPError:
             return Reply(UNREACHABLE)
         if response.status_code != 200:
             return Reply(_problem_code(response))
-        return _answer(read_document(response.content, Media.MSGPACK, max_values=_MAX_VALUES))
+        document = read_document(response.content, Media.MSGPACK, max_values=_MAX_VALUES)
+        if keep is not None:
+            keep(_frames(document))
+        return _answer(document)
 
 
 @contextlib.asynccontextmanager
@@ -116,6 +132,7 @@ async def _read_sizes(client: httpx.AsyncClient) -> Sizes:
     schema = await _get(client, f"/v1/state-schemas/{model['state_schema']}")
     return Sizes(
         model=str(model["id"]),
+        revision=str(model["revision"]),
         camera=str(camera["name"]),
         height=_whole(camera["height"]),
         width=_whole(camera["width"]),
@@ -150,9 +167,21 @@ def _answer(document: Mapping[str, object]) -> Reply:
         server_ms=timings["total"],
         device_ms=timings["total"] - sum(timings[stage] for stage in _NO_DEVICE),
         cache=str(document["cache"]),
+        spread=_mean_spread(_map(document["uncertainty"])),
         is_degraded=document["degraded"] is not None,
         says_late=document["deadline_met"] is False,
     )
+
+
+def _mean_spread(uncertainty: Mapping[str, object]) -> float | None:
+    """Return the mean of the frames' spreads, None with fewer than two members."""
+    spreads = cast("list[float]", _list(uncertainty, "spread_per_frame"))
+    return sum(spreads) / len(spreads) if spreads else None
+
+
+def _frames(document: Mapping[str, object]) -> UInt8[np.ndarray, "f h w 3"]:
+    frames = [cast("Mapping[str, np.ndarray]", frame)["image"] for frame in _list(document, "frames")]
+    return np.stack(frames)
 
 
 def _problem_code(response: httpx.Response) -> str:

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 
-from foreframe_server.load.records import Record
+from foreframe_server.load.records import UNREACHABLE, Record
 from foreframe_server.load.summary import Schedule, Second, Summary, by_second, summarise
+from foreframe_server.plots import Chart, Curve
+from foreframe_server.reports.report import Report
+from foreframe_server.reports.samples import Better, Samples, are_comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +57,79 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a preset found. facts: what else was measured, by name."""
+    """What a preset found. facts: what else was measured, by name. wrong: why what came back does not count."""
 
     preset: str
     parts: Sequence[Part] = ()
     bars: Sequence[Bar] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     schedule: Schedule | None = None
+    samples: Sequence[Samples] = ()
+    wrong: Sequence[str] = ()
 
-    def record(self) -> dict[str, object]:
-        """Return all of it as one JSON object."""
-        return {
-            "experiment": f"bench http {self.preset}",
+    @property
+    def faults(self) -> list[str]:
+        """Say why the run says nothing about the server: late questions, a server that went away, wrong answers."""
+        return [*self._late(), *self._unreachable(), *self.wrong]
+
+    def report(self, plan: Mapping[str, object], seeds: Sequence[int] = ()) -> Report:
+        """Return all of it as a report of what was asked for."""
+        record = {
             "bars": [{**asdict(bar), "is_met": bar.is_met} for bar in self.bars],
             "facts": dict(self.facts),
             "schedule": None if self.schedule is None else asdict(self.schedule),
             "parts": [asdict(part) for part in self.parts],
         }
+        samples = [*self.samples, *_bar_samples(self.bars), *_course_samples(self.parts)]
+        charts = [_course_chart(self.parts)] if self.parts else []
+        return Report(f"bench http {self.preset}", plan, record, samples, charts, seeds, self.faults)
+
+    def _late(self) -> Iterator[str]:
+        if self.schedule is not None and not self.schedule.is_on_schedule:
+            yield f"off schedule: questions went out {self.schedule.lag_p99_ms:.1f} ms late (p99)"
+
+    def _unreachable(self) -> Iterator[str]:
+        for part in self.parts:
+            if lost := part.summary.codes.get(UNREACHABLE):
+                yield f"the server was unreachable for {lost} of {part.summary.sent} questions ({part.name})"
+
+
+def _bar_samples(bars: Sequence[Bar]) -> Iterator[Samples]:
+    """Take the rounds of what is better low, or better high, and not of what is to stay within limits."""
+    for bar in bars:
+        known = [value for value in bar.rounds if value is not None]
+        if len(known) == len(bar.rounds) and are_comparable(known) and (bar.at_most is None) != (bar.at_least is None):
+            better: Better = "higher" if bar.at_most is None else "lower"
+            yield Samples(bar.measure, "", better, tuple(known), statistic="median")
+
+
+def _course_samples(parts: Sequence[Part]) -> Iterator[Samples]:
+    """Take every second's median latency: seconds of one trace meet the same questions in every run."""
+    for part in parts:
+        known = [second for second in part.seconds if second.p50_ms is not None]
+        if known:
+            values = tuple(second.p50_ms or 0.0 for second in known)
+            name = f"{part.name}: each second's median latency"
+            yield Samples(name, "ms", "lower", values, tuple(second.second for second in known))
+
+
+def _course_chart(parts: Sequence[Part]) -> Chart:
+    return {
+        "title": "The course of the run",
+        "note": "each second's median latency from when its questions were due",
+        "x_label": "second",
+        "y_label": "ms",
+        "series": [_course(part) for part in parts],
+    }
+
+
+def _course(part: Part) -> Curve:
+    known = [second for second in part.seconds if second.p50_ms is not None]
+    return {
+        "label": part.name,
+        "x": [second.second for second in known],
+        "y": [second.p50_ms or 0.0 for second in known],
+    }
 
 
 def join_findings(preset: str, several: Sequence[Findings]) -> Findings:
@@ -82,6 +141,8 @@ def join_findings(preset: str, several: Sequence[Findings]) -> Findings:
         bars=[bar for each in several for bar in each.bars],
         facts=dict(_pairs(several)),
         schedule=max(schedules, key=lambda schedule: schedule.lag_p99_ms, default=None),
+        samples=[samples for each in several for samples in each.samples],
+        wrong=[fault for each in several for fault in each.wrong],
     )
 
 
@@ -98,6 +159,7 @@ def typical_findings(several: Sequence[Findings]) -> Findings:
         ranked[(len(ranked) - 1) // 2],
         bars=[_median_bar(bars) for bars in zip(*(each.bars for each in several), strict=True)],
         schedule=max(schedules, key=lambda schedule: schedule.lag_p99_ms, default=None),
+        wrong=[fault for each in several for fault in each.faults],
     )
 
 

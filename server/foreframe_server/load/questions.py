@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.media import Media
@@ -17,6 +18,7 @@ class Sizes:
     """What a question has to fit: one camera, its context and horizon, and the mean and deviation of each state."""
 
     model: str
+    revision: str
     camera: str
     height: int
     width: int
@@ -48,16 +50,30 @@ class Questions:
         seed = self._mark + content
         frames = self._frames.copy()
         frames.reshape(-1)[:_MARK_BYTES] = np.frombuffer(seed.to_bytes(_MARK_BYTES, "little"), np.uint8)
-        past, future = np.split(self._states, [self._sizes.context_frames])
-        clip = {"encoding": "raw_rgb8", "data": frames, "width": self._sizes.width, "height": self._sizes.height}
-        document = {
-            "model": self._sizes.model,
-            "observation": {"cameras": {self._sizes.camera: clip}, "state": {"values": past}},
-            "future": {"kind": "state", "values": future},
-            **_terms(ask, seed),
-            "return": {"encoding": "raw"},
-        }
-        return write_document(document, Media.MSGPACK)
+        return write_question(self._sizes, ask, Content(frames, self._states, seed))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a question is about: frames 0..255 that were seen, states of them and of the future, and a seed."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    states: Float32[np.ndarray, "n d"]
+    seed: int
+
+
+def write_question(sizes: Sizes, ask: Ask, content: Content) -> bytes:
+    """Write a question about a content as MessagePack."""
+    past, future = np.split(content.states, [sizes.context_frames])
+    clip = {"encoding": "raw_rgb8", "data": content.frames, "width": sizes.width, "height": sizes.height}
+    document = {
+        "model": sizes.model,
+        "observation": {"cameras": {sizes.camera: clip}, "state": {"values": past}},
+        "future": {"kind": "state", "values": future},
+        **_terms(ask, content.seed),
+        "return": {"encoding": "raw"},
+    }
+    return write_document(document, Media.MSGPACK)
 
 
 def _terms(ask: Ask, seed: int) -> dict[str, object]:

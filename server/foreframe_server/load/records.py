@@ -6,6 +6,7 @@ from foreframe_server.load.traces import Arrival
 
 OK = "ok"
 SUPERSEDED = "superseded"
+UNREACHABLE = "unreachable"
 SHED = frozenset({"overloaded", "quota_exceeded", "deadline_unmeetable"})
 """Codes of a server that has too much to do and says so."""
 
@@ -15,6 +16,7 @@ class Reply:
     """What came back. code: `ok`, a refusal's, or `unreachable`. server_ms: from the first byte, as the server says.
 
     device_ms: the server's time without receiving, reading, waiting, reducing and writing.
+    spread: the mean of the frames' spreads, where white is 1.
     """
 
     code: str
@@ -24,6 +26,7 @@ class Reply:
     server_ms: float = 0.0
     device_ms: float = 0.0
     cache: str = ""
+    spread: float | None = None
     is_degraded: bool = False
     says_late: bool = False
 

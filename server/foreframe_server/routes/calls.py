@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 from starlette.requests import Request
 
+from foreframe_server.access import paying_caller
 from foreframe_server.calls import Call, CallOptions, StageTimings
 from foreframe_server.codec import (
     BODY_MEDIA,
@@ -80,7 +81,11 @@ def receive_ms(request: Request, received: Received) -> float:
 
 
 def build_call(request_id: str, received_s: float, options: CallOptions) -> Call:
-    """Make the call of what was received at a time, whose budget counts from then."""
+    """Make the current caller's call of what was received at a time; its budget counts from then.
+
+    Raises Unauthorized or QuotaExceeded.
+    """
+    caller = paying_caller()
     return Call(
         request_id=request_id,
         received_s=received_s,
@@ -88,11 +93,16 @@ def build_call(request_id: str, received_s: float, options: CallOptions) -> Call
         on_deadline=options.on_deadline,
         cache=options.cache,
         priority=options.priority,
+        key=caller.key_id,
+        tenant=caller.tenant,
     )
 
 
 def call_of(request: Request, options: CallOptions) -> Call:
-    """Make the call of an HTTP request; the earlier of its own deadline and the header's counts."""
+    """Make the call of an HTTP request; the earlier of its own deadline and the header's counts.
+
+    Raises as `build_call`.
+    """
     call = build_call(request.state.request_id, request.state.received_s, options)
     deadlines = [deadline for deadline in (call.deadline_s, _header_deadline_s(request)) if deadline is not None]
     return replace(call, deadline_s=min(deadlines, default=None), is_disconnected=request.is_disconnected)

@@ -19,7 +19,7 @@ from foreframe_server.errors import Cancelled, Gone, InvalidRequest, Overloaded,
 from foreframe_server.problems import problem_document, unexpected_error
 from foreframe_server.realtime_schemas import CancelRequest, MessageKind, PingRequest
 from foreframe_server.routes.host import Host
-from foreframe_server.routes.line import Line
+from foreframe_server.routes.line import Line, is_server_leaving
 
 ROUTE: Final = "/v1/realtime"
 _SMALL_BYTES = 4096
@@ -68,6 +68,8 @@ class Conversation:
         self._reading = asyncio.create_task(self._read(greet))
         try:
             await asyncio.wait({self._reading})
+            if is_server_leaving(self._reading) and self._ongoing:
+                await asyncio.wait(set(self._ongoing.values()))
         finally:
             await self._end()
         error = None if self._reading.cancelled() else self._reading.exception()

@@ -1,4 +1,4 @@
-"""What the routes serve from: the settings, the metrics and, once it is open, the model."""
+"""What the routes serve from: the settings, the metrics and, once they are open, the models."""
 
 import time
 from collections import defaultdict
@@ -15,10 +15,11 @@ from foreframe_server.bodies import Bodies
 from foreframe_server.codec import Bounds
 from foreframe_server.errors import NotReady
 from foreframe_server.hosting import HostedModel
-from foreframe_server.kserve_sequences import SequenceBook
 from foreframe_server.kserve_statistics import InferenceCounts
+from foreframe_server.loaded_models import LoadedModels
 from foreframe_server.metrics import Metrics
 from foreframe_server.observations import ObservationStore
+from foreframe_server.repository import ModelRepository
 from foreframe_server.settings import Settings
 
 _P = ParamSpec("_P")
@@ -28,14 +29,18 @@ _RETRY_AFTER_MS = 1000
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """One server's parts. `model` is None until it is open; `has_failed` says that it never will be."""
+    """One server's parts. `repository` opens models; `has_failed` says that none will ever be open.
+
+    `is_leaving`: the server was told to stop and still serves.
+    """
 
     settings: Settings
     metrics: Metrics
-    model: HostedModel | None = None
+    models: LoadedModels = field(default_factory=LoadedModels)
+    repository: ModelRepository | None = None
     has_failed: bool = False
+    is_leaving: bool = False
     inference_counts: defaultdict[str, InferenceCounts] = field(default_factory=lambda: defaultdict(InferenceCounts))
-    sequences: SequenceBook = field(default_factory=SequenceBook)
     bodies: Bodies = field(default_factory=Bodies)
     observations: ObservationStore = field(init=False)
     codec_slots: anyio.CapacityLimiter = field(init=False)
@@ -52,18 +57,31 @@ class Host:
         return Bounds(limits.max_json_values, limits.max_picture_pixels, limits.max_candidates)
 
     @property
+    def model(self) -> HostedModel | None:
+        """The default model, None until it is open."""
+        return self.models.default
+
+    @property
     def is_ready(self) -> bool:
-        """Whether what the model can do is answered."""
-        return self.model is not None and self.model.is_ready
+        """Whether everything that is meant to be served is answered."""
+        return self.repository is not None and self.repository.is_ready and not self.is_leaving
+
+    def leave(self) -> None:
+        """Tell whoever asks that this server is not ready any more."""
+        self.is_leaving = True
+
+    def open_repository(self) -> ModelRepository:
+        """Return what loads models. Raises NotReady before the server has started."""
+        if self.repository is None:
+            raise NotReady("The server has not started yet.", retry_after_ms=_RETRY_AFTER_MS)
+        return self.repository
 
     def open_model(self) -> HostedModel:
-        """Return what is served. Raises NotReady before the model is open."""
-        if self.model is None:
-            raise NotReady("The model is not open yet.", retry_after_ms=_RETRY_AFTER_MS)
-        return self.model
+        """Return the default model. Raises NotReady before it is open."""
+        return self.models.prefer(None)
 
     def open_contract(self) -> Contract:
-        """Return the model's contract. Raises NotReady before the model is open."""
+        """Return the default model's contract. Raises NotReady before it is open."""
         return self.open_model().contract
 
     async def compute(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

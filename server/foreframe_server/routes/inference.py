@@ -6,11 +6,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from foreframe_server.access import current_caller
 from foreframe_server.calls import Answer, Call, CallOptions, StageTimings
 from foreframe_server.codec import (
     LIKELIHOOD,
@@ -42,6 +43,7 @@ from foreframe_server.codec import (
     write_rows,
 )
 from foreframe_server.errors import CapabilityMissing, ServiceError, UnknownModel
+from foreframe_server.hosting import Capability, HostedModel
 from foreframe_server.kserve_schemas import DurationReply, InferenceStats, ModelStatistics
 from foreframe_server.kserve_statistics import Duration, work_ms
 from foreframe_server.likelihoods import LikelihoodAnswer
@@ -75,8 +77,9 @@ AnsweredT = TypeVar("AnsweredT", bound=_Answered)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Door(Generic[AskedT, AnsweredT]):
-    """What one model's inference goes through."""
+    """What one model's inference goes through. name: as the model was asked for."""
 
+    name: str
     model: TensorModel
     exchange: Exchange[AskedT, AnsweredT]
     reader: OutputReader[AskedT, AnsweredT]
@@ -106,7 +109,7 @@ class _Door(Generic[AskedT, AnsweredT]):
         """Write the answers. May take long. Sets their `timings.respond`. Raises InvalidRequest."""
         start_s, contract = time.monotonic(), self.exchange.contract
         inferred = Inferred(
-            name=self.model.name,
+            name=self.name,
             version=contract.revision,
             parameters=self.reader.tell_rows(batch.rows, answers),
             outputs=self.reader.stack(self.model, [each.name for each in batch.wanted], answers, contract),
@@ -134,52 +137,77 @@ class _Received:
     at_s: float
 
 
-def _prediction_door(host: Host) -> _Door[Asked, Answer]:
-    service = host.open_model().open_service()
+@dataclass(frozen=True, slots=True, eq=False)
+class HostedTensors:
+    """A model of this door, which is what a loaded model does in one way. name: as it is asked for."""
+
+    name: str
+    kind: str
+    model: HostedModel
+    tensors: TensorModel
+
+    @property
+    def version(self) -> str:
+        """The loaded model's revision."""
+        return self.model.contract.revision
+
+
+def _prediction_door(host: Host, found: HostedTensors) -> _Door[Asked, Answer]:
+    service = found.model.open_service()
     return _Door(
-        prediction_model(service.contract),
-        prediction_exchange(host),
+        found.name,
+        found.tensors,
+        prediction_exchange(host, found.model),
         PREDICTION_OUTPUTS,
         lambda answer: service.observe_reply((answer.timings.reduce + answer.timings.respond) / 1000),
     )
 
 
-def _likelihood_door(host: Host) -> _Door[AskedLikelihood, LikelihoodAnswer]:
-    exchange = likelihood_exchange(host)
-    return _Door(likelihood_model(exchange.contract), exchange, LIKELIHOOD_OUTPUTS)
+def _likelihood_door(host: Host, found: HostedTensors) -> _Door[AskedLikelihood, LikelihoodAnswer]:
+    return _Door(found.name, found.tensors, likelihood_exchange(host, found.model), LIKELIHOOD_OUTPUTS)
 
 
-def _score_door(host: Host) -> _Door[AskedScores, ScoreAnswer]:
-    exchange = score_exchange(host)
-    return _Door(score_model(exchange.contract), exchange, SCORE_OUTPUTS)
+def _score_door(host: Host, found: HostedTensors) -> _Door[AskedScores, ScoreAnswer]:
+    return _Door(found.name, found.tensors, score_exchange(host, found.model), SCORE_OUTPUTS)
 
 
 async def answer_inference(request: Request, name: str, version: str | None) -> Response:
     """Turn a request into its reply, and count it. Raises what the model's native route does, or ExtensionMissing."""
     host = host_of(request)
-    model = open_tensor_model(host, name, version)
-    try:
-        return await _ANSWERS[model.name](request, host)
-    except ServiceError:
-        host.inference_counts[model.name].count_failure(_elapsed_ms(request.state.received_s))
-        raise
+    with host.models.loan() as loan:
+        loan.take(lambda: _find_model(host, name))
+        found = open_tensor_model(host, name, version)
+        try:
+            return await _ANSWERS[found.kind](request, host, found)
+        except ServiceError:
+            host.inference_counts[found.name].count_failure(_elapsed_ms(request.state.received_s))
+            raise
 
 
-async def _infer(door_of: Callable[[Host], _Door[AskedT, AnsweredT]], request: Request, host: Host) -> Response:
-    door = door_of(host)
+async def _infer(
+    door_of: Callable[[Host, HostedTensors], _Door[AskedT, AnsweredT]],
+    request: Request,
+    host: Host,
+    found: HostedTensors,
+) -> Response:
+    door = door_of(host, found)
     return await _answer(request, door, await _receive(request, door))
 
 
-async def _predict(request: Request, host: Host) -> Response:
+async def _predict(request: Request, host: Host, found: HostedTensors) -> Response:
     """Answer as `_infer` does, a step of a sequence by its session."""
-    door = _prediction_door(host)
+    door = _prediction_door(host, found)
     received = await _receive(request, door)
     mark = read_mark(received.inference)
     if mark is None:
         return await _answer(request, door, received)
     seed = received.inference.parameters.get(SEED)
     step = SequenceStep(
-        host.open_model().open_sessions(), host.sequences, mark, seed if isinstance(seed, int) else None
+        sessions=found.model.open_sessions(),
+        book=found.model.sequences,
+        mark=mark,
+        seed=seed if isinstance(seed, int) else None,
+        tenant=current_caller().tenant,
     )
     received = replace(received, inference=await step.complete(received.inference))
     return await _answer(request, replace(door, exchange=replace(door.exchange, answer=step.answer)), received)
@@ -205,7 +233,7 @@ async def _answer(request: Request, door: _Door[AskedT, AnsweredT], received: _R
     timings = [answer.timings for answer in answers]
     host.metrics.observe_stages(timings[0], WIRE_STAGES)
     cached = [answer.cache for answer in answers if isinstance(answer, Answer)]
-    host.inference_counts[door.model.name].count_success(timings, cached, timings[0].total)
+    host.inference_counts[door.name].count_success(timings, cached, timings[0].total)
     return _respond(encoded, max(timings, key=work_ms))
 
 
@@ -239,43 +267,72 @@ def _elapsed_ms(since_s: float) -> float:
     return (time.monotonic() - since_s) * 1000
 
 
-_ANSWERS: Mapping[str, Callable[[Request, Host], Awaitable[Response]]] = {
+_ANSWERS: Final[Mapping[str, Callable[[Request, Host, HostedTensors], Awaitable[Response]]]] = {
     PREDICTION: _predict,
     LIKELIHOOD: partial(_infer, _likelihood_door),
     SCORE: partial(_infer, _score_door),
 }
-_MODELS: Mapping[str, Callable[[Host], TensorModel]] = {
-    PREDICTION: lambda host: prediction_model(host.open_model().open_service().contract),
-    LIKELIHOOD: lambda host: likelihood_model(host.open_model().open_likelihoods().contract),
-    SCORE: lambda host: score_model(host.open_model().open_scores().contract),
+_MODELS: Final[Mapping[str, Callable[[HostedModel], TensorModel]]] = {
+    PREDICTION: lambda model: prediction_model(model.open_service().contract),
+    LIKELIHOOD: lambda model: likelihood_model(model.open_likelihoods().contract),
+    SCORE: lambda model: score_model(model.open_scores().contract),
 }
+_CAPABILITIES: Final[Mapping[str, Capability]] = {PREDICTION: "predict", LIKELIHOOD: "likelihood", SCORE: "score"}
+_SUFFIXES: Final = {kind: kind.removeprefix(PREDICTION) for kind in _MODELS}
+"""What comes after a loaded model's own name."""
 
 
-def open_tensor_model(host: Host, name: str, version: str | None = None) -> TensorModel:
-    """Return a model of the door. Raises NotReady, UnknownModel, or CapabilityMissing."""
-    contract = host.open_contract()
-    if name not in _MODELS:
-        raise UnknownModel(f"The models are {', '.join(_MODELS)}.")
-    if version not in (None, contract.revision):
+def open_tensor_model(host: Host, name: str, version: str | None = None) -> HostedTensors:
+    """Return a model of the door: of the default model by its kind, or of any by its own name.
+
+    Raises NotReady, UnknownModel, or CapabilityMissing.
+    """
+    model, kind = _find_model(host, name), _kind_of(host, name)
+    if version not in (None, model.contract.revision):
         raise UnknownModel("The model has another version.")
-    return _MODELS[name](host)
+    return HostedTensors(name, kind, model, _MODELS[kind](model))
 
 
-def tensor_models(host: Host) -> list[TensorModel]:
-    """List the models that the bundle offers. Raises NotReady."""
+def _find_model(host: Host, name: str) -> HostedModel:
+    kind = _kind_of(host, name)
+    if name == kind:
+        return host.models.prefer(_CAPABILITIES[kind])
+    return host.models.find(name if kind == PREDICTION else name.removesuffix(_SUFFIXES[kind]))
+
+
+def _kind_of(host: Host, name: str) -> str:
+    """Say what a name's model does. Raises NotReady, or UnknownModel."""
+    known = tensor_names(host)
+    if name not in known:
+        raise UnknownModel(f"The models are {', '.join(known)}.")
+    return known[name]
+
+
+def tensor_names(host: Host) -> dict[str, str]:
+    """Return the kind of each name of this door. Raises NotReady."""
+    host.open_model()
+    names = {kind: kind for kind in _MODELS}
+    for model in host.models.every():
+        names |= {f"{model.contract.model}{suffix}": kind for kind, suffix in _SUFFIXES.items()}
+    return names
+
+
+def tensor_models(host: Host) -> list[HostedTensors]:
+    """List what the default model offers, and what others do by their own names. Raises NotReady."""
+    is_alone = len(host.models) == 1
     models = []
-    for name in _MODELS:
+    for name in _MODELS if is_alone else tensor_names(host):
         with contextlib.suppress(CapabilityMissing):
             models.append(open_tensor_model(host, name))
     return models
 
 
-def write_statistics(host: Host, model: TensorModel) -> ModelStatistics:
+def write_statistics(host: Host, model: HostedTensors) -> ModelStatistics:
     """Write what a model has done."""
     counts = host.inference_counts[model.name]
     return ModelStatistics(
         name=model.name,
-        version=host.open_contract().revision,
+        version=model.version,
         last_inference=counts.last_inference_ms,
         inference_count=counts.num_rows,
         execution_count=counts.num_computed,

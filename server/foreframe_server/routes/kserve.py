@@ -7,13 +7,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from foreframe_engines import Contract
+from foreframe_server.access import ANY_KEY, OPEN, allow
 from foreframe_server.codec import ExtensionMissing, InputSpec, OutputSpec, TensorModel
 from foreframe_server.errors import ModelFault, NotReady
+from foreframe_server.keys import Scope
 from foreframe_server.kserve_schemas import (
     ConfigInput,
     ConfigOutput,
     ConfigParameter,
-    IndexEntry,
     InferReply,
     InferRequest,
     Live,
@@ -35,6 +36,7 @@ router = APIRouter(tags=["tensors"], responses=TENSOR_PROBLEMS)
 _EXTENSIONS = [
     "binary_tensor_data",
     "model_configuration",
+    "model_repository",
     "parameters",
     "schedule_policy",
     "sequence",
@@ -48,8 +50,6 @@ _MISSING = (
     "/v2/models/{name}/trace/setting",
     "/v2/models/{name}/versions/{version}/generate",
     "/v2/models/{name}/versions/{version}/generate_stream",
-    "/v2/repository/models/{name}/load",
-    "/v2/repository/models/{name}/unload",
     "/v2/systemsharedmemory/{rest:path}",
     "/v2/trace/setting",
 )
@@ -59,13 +59,13 @@ _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
 
 
-@router.get("/v2", summary="Which server this is, and the extensions that it has")
+@router.get("/v2", dependencies=[OPEN], summary="Which server this is, and the extensions that it has")
 async def read_server() -> ServerMetadata:
     """List only what is offered."""
     return ServerMetadata(version=installed_version(), extensions=_EXTENSIONS)
 
 
-@router.get("/v2/health/live", summary="Whether the process lives")
+@router.get("/v2/health/live", dependencies=[OPEN], summary="Whether the process lives")
 async def read_live(request: Request) -> Live:
     """Live while the model is opening; a model that cannot be opened ends that."""
     if host_of(request).has_failed:
@@ -73,7 +73,7 @@ async def read_live(request: Request) -> Live:
     return Live()
 
 
-@router.get("/v2/health/ready", summary="Whether inference is answered")
+@router.get("/v2/health/ready", dependencies=[OPEN], summary="Whether inference is answered")
 async def read_ready(request: Request) -> Ready:
     """Ready once the model is open and warm, and until the server stops."""
     _check_ready(request)
@@ -85,57 +85,50 @@ def _check_ready(request: Request) -> None:
         raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
 
 
-@router.get("/v2/models/stats", summary="What the models have done since the start")
+@router.get("/v2/models/stats", dependencies=[ANY_KEY], summary="What the models have done since the start")
 async def read_all_statistics(request: Request) -> StatisticsReply:
     """Count every model."""
     host = host_of(request)
     return StatisticsReply(model_stats=[write_statistics(host, model) for model in tensor_models(host)])
 
 
-@router.get(f"{_VERSION}/ready", summary="Whether a version's inference is answered")
-@router.get(f"{_MODEL}/ready", summary="Whether a model's inference is answered")
+@router.get(f"{_VERSION}/ready", dependencies=[ANY_KEY], summary="Whether a version's inference is answered")
+@router.get(f"{_MODEL}/ready", dependencies=[ANY_KEY], summary="Whether a model's inference is answered")
 async def read_model_ready(request: Request, name: Name, version: Name | None = None) -> ModelReady:
     """Ready as the server is, for a model that it has."""
     _check_ready(request)
     return ModelReady(name=open_tensor_model(host_of(request), name, version).name)
 
 
-@router.get(f"{_VERSION}/config", summary="A version in the words of Triton's configuration")
-@router.get(f"{_MODEL}/config", summary="A model in the words of Triton's configuration")
+@router.get(f"{_VERSION}/config", dependencies=[ANY_KEY], summary="A version in the words of Triton's configuration")
+@router.get(f"{_MODEL}/config", dependencies=[ANY_KEY], summary="A model in the words of Triton's configuration")
 async def read_config(request: Request, name: Name, version: Name | None = None) -> ModelConfig:
     """Describe the tensors without their batch axis."""
     host = host_of(request)
-    return _config(open_tensor_model(host, name, version), host.open_contract())
+    found = open_tensor_model(host, name, version)
+    return _config(found.tensors, found.model.contract)
 
 
-@router.get(f"{_VERSION}/stats", summary="What a version has done since the start")
-@router.get(f"{_MODEL}/stats", summary="What a model has done since the start")
+@router.get(f"{_VERSION}/stats", dependencies=[ANY_KEY], summary="What a version has done since the start")
+@router.get(f"{_MODEL}/stats", dependencies=[ANY_KEY], summary="What a model has done since the start")
 async def read_statistics(request: Request, name: Name, version: Name | None = None) -> StatisticsReply:
     """Count one model."""
     host = host_of(request)
     return StatisticsReply(model_stats=[write_statistics(host, open_tensor_model(host, name, version))])
 
 
-@router.get(_VERSION, summary="The tensors that a version takes and gives")
-@router.get(_MODEL, summary="The tensors that a model takes and gives")
+@router.get(_VERSION, dependencies=[ANY_KEY], summary="The tensors that a version takes and gives")
+@router.get(_MODEL, dependencies=[ANY_KEY], summary="The tensors that a model takes and gives")
 async def read_metadata(request: Request, name: Name, version: Name | None = None) -> ModelMetadata:
     """Describe the tensors; the first axis is the batch."""
     host = host_of(request)
-    model = open_tensor_model(host, name, version)
+    found = open_tensor_model(host, name, version)
     return ModelMetadata(
-        name=model.name,
-        versions=[host.open_contract().revision],
-        inputs=[_metadata(spec) for spec in model.inputs],
-        outputs=[_metadata(spec) for spec in model.outputs],
+        name=found.name,
+        versions=[found.version],
+        inputs=[_metadata(spec) for spec in found.tensors.inputs],
+        outputs=[_metadata(spec) for spec in found.tensors.outputs],
     )
-
-
-@router.post("/v2/repository/index", summary="List the models")
-async def read_index(request: Request) -> list[IndexEntry]:
-    """List what is offered; nothing is loaded or unloaded over the network."""
-    host = host_of(request)
-    _check_ready(request)
-    return [IndexEntry(name=model.name, version=host.open_contract().revision) for model in tensor_models(host)]
 
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -146,6 +139,7 @@ _BODY = tensor_body(InferRequest)
 
 @router.post(
     f"{_VERSION}/infer",
+    dependencies=[allow(Scope.PREDICT, Scope.LIKELIHOOD)],
     summary="Run a version on tensors",
     openapi_extra=_BODY,
     responses=_ANSWERS,
@@ -153,6 +147,7 @@ _BODY = tensor_body(InferRequest)
 )
 @router.post(
     f"{_MODEL}/infer",
+    dependencies=[allow(Scope.PREDICT, Scope.LIKELIHOOD)],
     summary="Run a model on tensors",
     openapi_extra=_BODY,
     responses=_ANSWERS,
@@ -170,7 +165,7 @@ async def refuse(_: Request) -> Response:
 
 
 for _path in _MISSING:
-    router.add_api_route(_path, refuse, methods=["GET", "POST"], include_in_schema=False)
+    router.add_api_route(_path, refuse, methods=["GET", "POST"], dependencies=[ANY_KEY], include_in_schema=False)
 
 
 def _metadata(spec: InputSpec | OutputSpec) -> TensorMetadata:

@@ -1,6 +1,7 @@
 """A websocket that was accepted: frames in, frames out one at a time, an end with its reason. Knows no message."""
 
 import asyncio
+from typing import Any, Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -8,8 +9,19 @@ from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import InvalidRequest, PayloadTooLarge, ServiceError
 from foreframe_server.problems import closing_messages
 
+SERVICE_RESTART: Final = 1012
+"""Code of the end that the server itself brings about because it stops."""
+
 _PATIENCE_S = 30.0
 """How long a reader may keep one frame waiting before it counts as gone."""
+
+
+def is_server_leaving(receiving: asyncio.Task[Any]) -> bool:
+    """Whether no frame follows because the server stops, so that what was asked is still to be answered."""
+    if not receiving.done() or receiving.cancelled():
+        return False
+    error = receiving.exception()
+    return isinstance(error, WebSocketDisconnect) and error.code == SERVICE_RESTART
 
 
 class Line:

@@ -6,8 +6,10 @@ from fastapi import APIRouter, Path
 from starlette.requests import Request
 
 from foreframe_engines import Contract
+from foreframe_server.access import ANY_KEY
 from foreframe_server.codec import decode_state_check, read_content_type
 from foreframe_server.errors import UnknownModel
+from foreframe_server.hosting import HostedModel
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.routes.contents import PROBLEMS, document_body
 from foreframe_server.routes.host import Host, host_of
@@ -29,28 +31,31 @@ from foreframe_server.state_schemas import (
     registered_schemas,
 )
 
-router = APIRouter(tags=["models"], responses=PROBLEMS)
+router = APIRouter(tags=["models"], responses=PROBLEMS, dependencies=[ANY_KEY])
 _Name = Annotated[str, Path(max_length=128)]
 
 
 @router.get("/v1/models", summary="List the models that are loaded")
 async def list_models(request: Request) -> ModelList:
     """List every contract."""
-    return ModelList(models=[contract_reply(host_of(request))])
+    return ModelList(models=[contract_reply(model) for model in _loaded(host_of(request))])
 
 
 @router.get("/v1/models/{id}", summary="Read a model's contract")
 async def read_model(request: Request, model_id: Annotated[str, Path(alias="id", max_length=128)]) -> ModelContract:
     """Read one contract."""
-    host = host_of(request)
-    if model_id != host.open_contract().model:
-        raise UnknownModel("No model of this name is loaded.")
-    return contract_reply(host)
+    return contract_reply(host_of(request).models.find(model_id))
 
 
-def contract_reply(host: Host) -> ModelContract:
-    """Write the contract of the model that is served. Raises NotReady before it is open."""
-    contract = host.open_contract()
+def _loaded(host: Host) -> list[HostedModel]:
+    """List what is loaded. Raises NotReady before anything is."""
+    host.open_model()
+    return host.models.every()
+
+
+def contract_reply(model: HostedModel) -> ModelContract:
+    """Write a model's contract."""
+    contract = model.contract
     sampler = contract.sampler
     return ModelContract(
         id=contract.model,
@@ -71,9 +76,9 @@ def contract_reply(host: Host) -> ModelContract:
             solver=sampler.solver.value,
             guidance=sampler.guidance,
         ),
-        tokens=_tokens_reply(contract, host.open_model().likelihoods),
+        tokens=_tokens_reply(contract, model.likelihoods),
         capabilities=list(contract.capabilities),
-        determinism=host.open_model().determinism,
+        determinism=model.determinism,
     )
 
 
@@ -97,18 +102,23 @@ def _tokens_reply(contract: Contract, likelihoods: LikelihoodService | None) -> 
 
 @router.get("/v1/state-schemas", summary="List state schemas")
 async def list_state_schemas(request: Request) -> StateSchemaList:
-    """List the loaded model's schema, then those of known robots."""
-    own = host_of(request).open_contract()
-    others = [schema for schema in registered_schemas() if schema.name != own.state.name]
-    replies = [_own_reply(own), *(_registered_reply(schema) for schema in others)]
+    """List the loaded models' schemas, then those of known robots."""
+    own = _own_schemas(host_of(request))
+    others = [schema for schema in registered_schemas() if schema.name not in own]
+    replies = [*map(_own_reply, own.values()), *map(_registered_reply, others)]
     return StateSchemaList(state_schemas=replies, patterns=[GENERIC])
 
 
 @router.get("/v1/state-schemas/{name}", summary="Read a state schema")
 async def read_state_schema(request: Request, name: _Name) -> StateSchemaReply:
     """Read one schema: names, units, ranges, and the statistics of a loaded model's."""
-    own = host_of(request).open_contract()
-    return _own_reply(own) if name == own.state.name else _registered_reply(_registered(name))
+    own = _own_schemas(host_of(request))
+    return _own_reply(own[name]) if name in own else _registered_reply(_registered(name))
+
+
+def _own_schemas(host: Host) -> dict[str, Contract]:
+    """Return the contract behind each loaded schema; the default's stands for models that share a name."""
+    return {model.contract.state.name: model.contract for model in reversed(_loaded(host))}
 
 
 @router.post(
@@ -119,8 +129,8 @@ async def read_state_schema(request: Request, name: _Name) -> StateSchemaReply:
 async def check_states(request: Request, name: _Name) -> StateCheckReply:
     """Refuse what a prediction would refuse, and warn of what it would warn of."""
     host = host_of(request)
-    own = host.open_contract().state
-    schema = own if name == own.name else _registered(name).as_state_schema()
+    own = _own_schemas(host)
+    schema = own[name].state if name in own else _registered(name).as_state_schema()
     media = read_content_type(request.headers.get("content-type"))
     return await host.compute(decode_state_check, await request.body(), media, schema, host.bounds)
 

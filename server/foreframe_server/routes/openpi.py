@@ -17,6 +17,7 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from foreframe_engines import Contract
+from foreframe_server.access import allow
 from foreframe_server.calls import Answer, Call
 from foreframe_server.codec import Document, EncodedReply, Media, take_fields, validate, write_document
 from foreframe_server.codec.openpi import (
@@ -30,11 +31,13 @@ from foreframe_server.codec.openpi import (
 )
 from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import ServiceError, Superseded
+from foreframe_server.hosting import HostedModel
+from foreframe_server.keys import Scope
 from foreframe_server.policy_schemas import Endpoint, PolicyEnvelope
 from foreframe_server.problems import unexpected_error
-from foreframe_server.routes.exchange import Exchange, Opened, close_exchange, open_fields
+from foreframe_server.routes.exchange import Exchange, Offer, Opened, close_exchange, open_fields
 from foreframe_server.routes.host import Host, host_of
-from foreframe_server.routes.line import Line
+from foreframe_server.routes.line import Line, is_server_leaving
 from foreframe_server.routes.realtime import check_origin, greet
 from foreframe_server.schemas import WireRequest
 from foreframe_server.service import PredictionService
@@ -42,7 +45,7 @@ from foreframe_server.service import PredictionService
 PATHS: Final = ("/", "/openpi/policy", "/v1/realtime/robot/openpi")
 """openpi's clients know no path, SGLang's and vLLM-Omni's know one each."""
 
-router = APIRouter()
+router = APIRouter(dependencies=[allow(Scope.PREDICT)])
 _log = structlog.get_logger("foreframe.requests")
 
 _Answering: TypeAlias = Callable[[], Awaitable[bytes]]
@@ -96,6 +99,8 @@ class PolicyConversation:
         self._route = route
         self._name = name
         self._history: History | None = None
+        self._seen_by: Contract | None = None
+        self._loan = host.models.loan()
         self._session_id: str | None = None
         self._prev_total_ms: float | None = None
 
@@ -110,6 +115,8 @@ class PolicyConversation:
         except ServiceError as error:
             self._host.metrics.count_request(self._route, error.code, time.monotonic() - opened_s)
             await self._line.close(error)
+        finally:
+            self._loan.end()
 
     async def _listen(self) -> None:
         """Take message after message. Raises WebSocketDisconnect, or ServiceError for what is no message."""
@@ -133,6 +140,8 @@ class PolicyConversation:
         code = ClientLeft.code
         try:
             await asyncio.wait({answering, newer}, return_when=asyncio.FIRST_COMPLETED)
+            if is_server_leaving(newer):
+                await asyncio.wait({answering})
             code = answering.result() if answering.done() else _reason_to_drop(newer)
         finally:
             await _end(answering)
@@ -160,10 +169,26 @@ class PolicyConversation:
             validate(WireRequest, document)
             self._history = None
             return partial(self._confirm_reset, request_id, received_s)
-        exchange = _policy_exchange(self._host, self._history, self._prev_total_ms)
-        opened = await open_fields(exchange, document, request_id, received_s)
-        self._history = opened.asked.history
-        return partial(_predict, exchange, opened)
+        opened = await self._open(document, request_id, received_s)
+        self._history, self._seen_by = opened.asked.history, opened.exchange.contract
+        return partial(self._predict, opened)
+
+    async def _open(self, document: Document, request_id: str, received_s: float) -> Opened[AskedStep, Answer]:
+        """Read an observation, and hold the model that it is for until the answer is there."""
+        offer = Offer("predict", self._build)
+        return await open_fields(self._host, offer, document, request_id, received_s, self._loan)
+
+    def _build(self, host: Host, model: HostedModel) -> Exchange[AskedStep, Answer]:
+        """Put together how a step is read; what was seen in the words of another contract is forgotten."""
+        history = self._history if model.contract is self._seen_by else None
+        return _policy_exchange(host, model, history, self._prev_total_ms)
+
+    async def _predict(self, opened: Opened[AskedStep, Answer]) -> bytes:
+        try:
+            answer = await opened.exchange.answer(opened.asked, opened.call)
+            return (await close_exchange(opened, answer)).body
+        finally:
+            self._loan.end()
 
     async def _confirm_reset(self, request_id: str, received_s: float) -> bytes:
         return encode_reset(request_id, received_s, self._prev_total_ms)
@@ -171,7 +196,7 @@ class PolicyConversation:
     async def _answer(self, request: _Request, arrived: _Arrived, newer: _Newer) -> str:
         """Answer or refuse a request, unless another one is there by then. Returns what became of it."""
         reply, code = await self._write_reply(request)
-        if newer.done():
+        if newer.done() and not is_server_leaving(newer):
             return _reason_to_drop(newer)
         await self._line.write(reply)
         self._prev_total_ms = arrived.elapsed_ms
@@ -193,12 +218,14 @@ class PolicyConversation:
         _log.info("message", request_id=request_id, connection=self._name, code=code, duration_ms=round(duration_ms, 3))
 
 
-def _policy_exchange(host: Host, history: History | None, prev_total_ms: float | None) -> Exchange[AskedStep, Answer]:
+def _policy_exchange(
+    host: Host, model: HostedModel, history: History | None, prev_total_ms: float | None
+) -> Exchange[AskedStep, Answer]:
     """Put together how a step is read, answered and written. Raises what `open_service` raises."""
-    service = host.open_model().open_service()
+    service = model.open_service()
     return Exchange(
         host,
-        service.contract,
+        model,
         partial(decode_step, history),
         lambda step, call: service.predict(step.asked.query, call),
         partial(_encode, service, prev_total_ms),
@@ -216,11 +243,6 @@ def _encode(
     reply = encode_step(prev_total_ms, step, answer, contract, call)
     service.observe_reply((answer.timings.reduce + answer.timings.respond) / 1000)
     return reply
-
-
-async def _predict(exchange: Exchange[AskedStep, Answer], opened: Opened[AskedStep]) -> bytes:
-    answer = await exchange.answer(opened.asked, opened.call)
-    return (await close_exchange(exchange, opened, answer)).body
 
 
 async def _refuse(error: ServiceError) -> bytes:

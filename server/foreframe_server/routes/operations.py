@@ -1,13 +1,14 @@
-"""What operators and browsers ask for: health, metrics, version, limits and the pages. Nothing here needs a model."""
+"""What operators ask for: health, metrics, version and limits. Nothing here needs a model."""
 
-from functools import cache
-from importlib import metadata, resources
+from importlib import metadata
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
+from foreframe_server.access import ANY_KEY, OPEN, allow
 from foreframe_server.errors import ModelFault, NotReady
+from foreframe_server.keys import Scope
 from foreframe_server.metrics import CONTENT_TYPE
 from foreframe_server.problems import MAX_PROBLEM_BYTES, MAX_REASONS
 from foreframe_server.routes.contents import PROBLEMS
@@ -15,14 +16,9 @@ from foreframe_server.routes.host import host_of
 from foreframe_server.schemas import MAX_DEADLINE_MS, MAX_ENSEMBLE, MAX_STEPS, MIN_DEADLINE_MS, Health, Limits, Version
 
 router = APIRouter(tags=["operations"])
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; "
-    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
-    "Cache-Control": "no-cache",
-}
 
 
-@router.get("/healthz", summary="Whether the process lives", responses=PROBLEMS)
+@router.get("/healthz", dependencies=[OPEN], summary="Whether the process lives", responses=PROBLEMS)
 async def read_health(request: Request) -> Health:
     """Live while the model is opening; a model that cannot be opened ends that."""
     if host_of(request).has_failed:
@@ -30,7 +26,7 @@ async def read_health(request: Request) -> Health:
     return Health(status="ok")
 
 
-@router.get("/readyz", summary="Whether predictions are answered", responses=PROBLEMS)
+@router.get("/readyz", dependencies=[OPEN], summary="Whether predictions are answered", responses=PROBLEMS)
 async def read_readiness(request: Request) -> Health:
     """Ready once the model is open and warm, and until the server stops."""
     if not host_of(request).is_ready:
@@ -38,19 +34,26 @@ async def read_readiness(request: Request) -> Health:
     return Health(status="ready")
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    dependencies=[allow(Scope.METRICS, is_operational=True)],
+    summary="Prometheus metrics",
+    response_class=Response,
+)
 async def read_metrics(request: Request) -> Response:
     """Write every series."""
     host = host_of(request)
     host.metrics.observe_observations(len(host.observations), host.observations.num_bytes)
-    if host.model is not None and host.model.sessions is not None:
-        store = host.model.sessions.store
+    stores = [model.sessions.store for model in host.models.every() if model.sessions is not None]
+    for store in stores:
         store.forget_expired()
-        host.metrics.observe_sessions(len(store), store.num_bytes)
+    host.metrics.observe_sessions(sum(map(len, stores)), sum(store.num_bytes for store in stores))
+    if host.model is not None and host.model.worker is not None:
+        host.metrics.observe_costs(host.model.worker.known_costs())
     return Response(host.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
 
 
-@router.get("/version", summary="Which server this is")
+@router.get("/version", dependencies=[OPEN], summary="Which server this is")
 async def read_version() -> Version:
     """Name the installed version."""
     return Version(version=installed_version())
@@ -64,7 +67,7 @@ def installed_version() -> str:
         return "not installed"
 
 
-@router.get("/v1/limits", summary="The bounds that the door enforces")
+@router.get("/v1/limits", dependencies=[ANY_KEY], summary="The bounds that the door enforces")
 async def read_limits(request: Request) -> Limits:
     """List the bounds of this server; a model's own are in its contract."""
     settings = host_of(request).settings
@@ -94,24 +97,7 @@ async def read_limits(request: Request) -> Limits:
     )
 
 
-@router.get("/openapi.json", include_in_schema=False)
+@router.get("/openapi.json", dependencies=[OPEN], include_in_schema=False)
 async def read_openapi(request: Request) -> JSONResponse:
     """Send the OpenAPI document, which takes a while to write the first time."""
     return JSONResponse(await host_of(request).compute(request.app.openapi))
-
-
-@router.get("/docs", include_in_schema=False)
-async def read_docs() -> HTMLResponse:
-    """Send the page that renders the OpenAPI document; it loads nothing from elsewhere."""
-    return HTMLResponse(_page("docs.html"), headers=_PAGE_HEADERS)
-
-
-@router.get("/", include_in_schema=False)
-async def read_start() -> HTMLResponse:
-    """Send the start page."""
-    return HTMLResponse(_page("index.html"), headers=_PAGE_HEADERS)
-
-
-@cache
-def _page(name: str) -> str:
-    return resources.files("foreframe_server").joinpath("pages", name).read_text(encoding="utf-8")

@@ -3,19 +3,20 @@
 Refusals that are known before the first event are ordinary problem responses; later ones are the last event.
 """
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from foreframe_server.calls import Answer
-from foreframe_server.codec import KEEP_ALIVE, Asked, Media, decode_streamed, write_event
+from foreframe_server.codec import KEEP_ALIVE, Asked, Media, write_event
 from foreframe_server.disconnects import ClientLeft
 from foreframe_server.errors import ServiceError
 from foreframe_server.problems import problem_response, unexpected_error
-from foreframe_server.routes.exchange import Exchange, Opened, open_request
+from foreframe_server.routes.exchange import Offer, Opened, open_request
+from foreframe_server.routes.host import host_of
 from foreframe_server.routes.telling import Telling
 
 _KEEP_ALIVE_S = 5.0
@@ -72,19 +73,19 @@ class _Events:
         return write_event(self._num_sent, name, data)
 
 
-async def stream_prediction(request: Request, exchange: Exchange[Asked, Answer]) -> Response:
+async def stream_prediction(request: Request, offer: Offer[Asked, Answer]) -> Response:
     """Answer a prediction request event by event. Raises what is known before the first of them."""
-    opened = await open_request(request, replace(exchange, decode=decode_streamed), (Media.EVENTS,))
-    telling = Telling(exchange, opened)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        loan = stack.enter_context(host_of(request).models.loan())
+        opened = await open_request(request, offer, (Media.EVENTS,), loan)
+        telling = Telling(opened)
+        stack.push_async_callback(telling.leave)
         await telling.settle()
-    except BaseException:
-        await telling.leave()
-        raise
-    return EventStream(_Events(request, telling).write(), _headers(opened), telling.leave)
+        leave = stack.pop_all().aclose
+    return EventStream(_Events(request, telling).write(), _headers(opened), leave)
 
 
-def _headers(opened: Opened[Asked]) -> dict[str, str]:
+def _headers(opened: Opened[Asked, Answer]) -> dict[str, str]:
     return {
         "Server-Timing": f"receive;dur={opened.receive_ms:.3f}, decode;dur={opened.decode_ms:.3f}",
         "Cache-Control": "no-store",

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -10,23 +9,25 @@ from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.websockets import WebSocket
 
-from foreframe_server.codec import Document, decode_streamed, take_fields
+from foreframe_server.access import allow
+from foreframe_server.codec import Document, take_fields
 from foreframe_server.errors import Forbidden, InvalidRequest, NotReady, Reason
+from foreframe_server.keys import Scope
 from foreframe_server.realtime_schemas import MessageKind, PredictOptions, SessionName
 from foreframe_server.routes.calls import stage_times
 from foreframe_server.routes.conversation import ROUTE, Conversation, Incoming, Tell
-from foreframe_server.routes.exchange import AnsweredT, AskedT, Exchange, close_exchange, open_fields
+from foreframe_server.routes.exchange import AnsweredT, AskedT, Offer, close_exchange, open_fields
 from foreframe_server.routes.host import Host, host_of
-from foreframe_server.routes.likelihoods import likelihood_exchange
+from foreframe_server.routes.likelihoods import LIKELIHOODS
 from foreframe_server.routes.line import Line
 from foreframe_server.routes.models import contract_reply
-from foreframe_server.routes.observations import observation_exchange
-from foreframe_server.routes.predictions import prediction_exchange
-from foreframe_server.routes.scores import score_exchange
-from foreframe_server.routes.sessions import create_exchange, reset_exchange, step_exchange
+from foreframe_server.routes.observations import OBSERVATIONS
+from foreframe_server.routes.predictions import PREDICTIONS, STREAMED_PREDICTIONS
+from foreframe_server.routes.scores import SCORES
+from foreframe_server.routes.sessions import CREATIONS, prepare, reset_offer, step_offer
 from foreframe_server.routes.telling import Telling
 
-router = APIRouter()
+router = APIRouter(dependencies=[allow(Scope.PREDICT, Scope.LIKELIHOOD)])
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -65,10 +66,10 @@ def is_same_site(origin: str, host: str) -> bool:
 
 
 def greet(host: Host) -> Document:
-    """Write what a connection is told first: the model's contract. Raises NotReady."""
+    """Write what a connection is told first: the default model's contract. Raises NotReady."""
     if not host.is_ready:
         raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
-    return contract_reply(host).model_dump()
+    return contract_reply(host.open_model()).model_dump()
 
 
 async def _answer_message(host: Host, incoming: Incoming, tell: Tell) -> None:
@@ -78,15 +79,13 @@ async def _answer_message(host: Host, incoming: Incoming, tell: Tell) -> None:
     await _ANSWERS[kind](host, incoming, tell)
 
 
-async def _answer(
-    exchange_of: Callable[[Host], Exchange[AskedT, AnsweredT]], host: Host, incoming: Incoming, tell: Tell
-) -> None:
+async def _answer(offer: Offer[AskedT, AnsweredT], host: Host, incoming: Incoming, tell: Tell) -> None:
     """Answer as HTTP does."""
-    exchange = exchange_of(host)
     message = incoming.message
-    opened = await open_fields(exchange, message.fields, message.request_id, incoming.received_s)
-    answered = await exchange.answer(opened.asked, opened.call)
-    reply = await close_exchange(exchange, opened, answered)
+    with host.models.loan() as loan:
+        opened = await open_fields(host, offer, message.fields, message.request_id, incoming.received_s, loan)
+        answered = await opened.exchange.answer(opened.asked, opened.call)
+        reply = await close_exchange(opened, answered)
     await tell("done", reply.body, stage_times(answered.timings))
 
 
@@ -94,47 +93,48 @@ async def _predict(host: Host, incoming: Incoming, tell: Tell) -> None:
     if take_fields(PredictOptions, incoming.message.fields).progress:
         await _tell_prediction(host, incoming, tell)
     else:
-        await _answer(prediction_exchange, host, incoming, tell)
+        await _answer(PREDICTIONS, host, incoming, tell)
 
 
 async def _tell_prediction(host: Host, incoming: Incoming, tell: Tell) -> None:
     """Answer with everything on the way."""
-    exchange = replace(prediction_exchange(host), decode=decode_streamed)
     message = incoming.message
-    opened = await open_fields(exchange, message.fields, message.request_id, incoming.received_s)
-    telling = Telling(exchange, opened)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        loan = stack.enter_context(host.models.loan())
+        opened = await open_fields(
+            host, STREAMED_PREDICTIONS, message.fields, message.request_id, incoming.received_s, loan
+        )
+        telling = Telling(opened)
+        stack.push_async_callback(telling.leave)
         await telling.settle()
-        async with contextlib.aclosing(telling.news()) as news:
-            async for piece in news:
-                if piece is not None:
-                    await tell(piece.name, piece.body, None if piece.timings is None else stage_times(piece.timings))
-    finally:
-        await telling.leave()
+        news = await stack.enter_async_context(contextlib.aclosing(telling.news()))
+        async for piece in news:
+            if piece is not None:
+                await tell(piece.name, piece.body, None if piece.timings is None else stage_times(piece.timings))
 
 
 async def _step(host: Host, incoming: Incoming, tell: Tell) -> None:
     session_id = take_fields(SessionName, incoming.message.fields).session_id
     if session_id is None:
         raise InvalidRequest("A step is of a session.", reasons=[Reason("/session_id", "is missing")])
-    await _answer(lambda host: step_exchange(host, session_id), host, incoming, tell)
-    host.open_model().open_sessions().prepare(session_id)
+    await _answer(step_offer(session_id), host, incoming, tell)
+    prepare(host, session_id)
 
 
 async def _reset(host: Host, incoming: Incoming, tell: Tell) -> None:
     """Put a session back to a start; without a session, start one."""
     session_id = take_fields(SessionName, incoming.message.fields).session_id
     if session_id is None:
-        await _answer(create_exchange, host, incoming, tell)
+        await _answer(CREATIONS, host, incoming, tell)
     else:
-        await _answer(lambda host: reset_exchange(host, session_id), host, incoming, tell)
+        await _answer(reset_offer(session_id), host, incoming, tell)
 
 
 _ANSWERS: Mapping[MessageKind, Callable[[Host, Incoming, Tell], Awaitable[None]]] = {
     MessageKind.PREDICT: _predict,
-    MessageKind.SCORE: partial(_answer, score_exchange),
-    MessageKind.LIKELIHOOD: partial(_answer, likelihood_exchange),
-    MessageKind.OBSERVE: partial(_answer, observation_exchange),
+    MessageKind.SCORE: partial(_answer, SCORES),
+    MessageKind.LIKELIHOOD: partial(_answer, LIKELIHOODS),
+    MessageKind.OBSERVE: partial(_answer, OBSERVATIONS),
     MessageKind.STEP: _step,
     MessageKind.RESET: _reset,
 }

@@ -19,11 +19,11 @@ class SequenceStep:
     book: SequenceBook
     mark: SequenceMark
     seed: int | None
-    key: str = ""
+    tenant: str
 
     @property
     def _sequence(self) -> SequenceKey:
-        return SequenceKey(self.key, self.mark.sequence_id)
+        return SequenceKey(self.tenant, self.mark.sequence_id)
 
     async def complete(self, inference: Inference) -> Inference:
         """Give a step of a running sequence what it starts from. Raises UnknownSession, Gone or InvalidRequest."""
@@ -31,7 +31,7 @@ class SequenceStep:
             return inference
         session_id = self._running()
         try:
-            context = (await self.sessions.get(session_id, key=self.key)).context
+            context = (await self.sessions.get(session_id, tenant=self.tenant)).context
         except (UnknownSession, Gone):
             self.book.end(self._sequence, session_id)
             raise
@@ -66,7 +66,7 @@ class SequenceStep:
 
     async def _delete(self, session_id: str) -> None:
         with contextlib.suppress(ServiceError):  # it may have ended by itself
-            await self.sessions.delete(session_id, key=self.key)
+            await self.sessions.delete(session_id, tenant=self.tenant)
 
     def _running(self) -> str:
         session_id = self.book.find(self._sequence)

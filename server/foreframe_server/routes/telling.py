@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from foreframe_server.calls import Answer, Timings
 from foreframe_server.codec import Asked, encode_accepted, encode_estimate, encode_update
-from foreframe_server.routes.exchange import Exchange, Opened, close_exchange
+from foreframe_server.routes.exchange import Opened, close_exchange
 from foreframe_server.service import Progress
 
 
@@ -62,10 +62,10 @@ class News:
 class Telling:
     """One prediction on its way. `settle`, then tell the `news`, and `leave` however it ends."""
 
-    def __init__(self, exchange: Exchange[Asked, Answer], opened: Opened[Asked]) -> None:
-        self._exchange = exchange
+    def __init__(self, opened: Opened[Asked, Answer]) -> None:
+        self._exchange = opened.exchange
         self._opened = opened
-        service = exchange.host.open_model().open_service()
+        service = opened.exchange.model.open_service()
         self._newest = Newest()
         self._answering = asyncio.create_task(service.predict(opened.asked.query, opened.call, self._newest))
         self._answering.add_done_callback(self._on_answered)
@@ -96,7 +96,7 @@ class Telling:
                 break
             yield None if progress is None else await self._improvement(progress)
         answer = self._answering.result()
-        reply = await close_exchange(self._exchange, self._opened, answer)
+        reply = await close_exchange(self._opened, answer)
         yield News("done", reply.body, answer.timings)
 
     async def _improvement(self, progress: Progress) -> News:

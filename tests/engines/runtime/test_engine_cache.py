@@ -10,6 +10,7 @@ import pytest
 from foreframe_engines import RuntimeUnavailable
 from foreframe_engines.runtime.engine_cache import EngineCache, EngineKey, EngineRecord, StoredEngine
 from foreframe_engines.runtime.parity import Parity
+from foreframe_engines.runtime.seal import Seal
 from foreframe_engines.runtime.session import TensorSpec
 
 PLAN = b"an engine" * 1000
@@ -47,8 +48,7 @@ def test_an_engine_comes_back_as_it_was_stored(cache: EngineCache, stored: Store
     found = cache.find(KEY)
     assert found is not None
     assert found.record == stored.record
-    with found.map_plan() as plan:
-        assert bytes(plan) == PLAN
+    assert bytes(found.plan) == PLAN
     assert cache.find(replace(KEY, graph="decode")) is None
 
 
@@ -107,11 +107,43 @@ def change_record(stored: StoredEngine, record: Path) -> None:
     record.write_text(json.dumps(content))
 
 
+def forge_record(stored: StoredEngine, record: Path) -> None:
+    """Give the plan of somebody else, with the right digest in the record."""
+    evil = b"somebody's code"
+    stored.plan_path.unlink()
+    path = stored.plan_path.with_name(f"{KEY.stem}-{hashlib.sha256(evil).hexdigest()[:12]}.plan")
+    path.write_bytes(evil)
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps(content | {"plan_sha256": hashlib.sha256(evil).hexdigest(), "plan_bytes": len(evil)}))
+
+
+def strip_seal(stored: StoredEngine, record: Path) -> None:
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"seal": "x"}))
+
+
+def link_plan(stored: StoredEngine, record: Path) -> None:
+    elsewhere = stored.plan_path.rename(stored.plan_path.parents[1] / "elsewhere.plan")
+    stored.plan_path.symlink_to(elsewhere)
+
+
 def blur_record(stored: StoredEngine, record: Path) -> None:
     record.write_bytes(b"\xff\xfe\x00")
 
 
-@pytest.mark.parametrize("damage", [damage_plan, cut_plan, drop_plan, cut_record, change_record, blur_record])
+DAMAGES = [
+    damage_plan,
+    cut_plan,
+    drop_plan,
+    cut_record,
+    change_record,
+    blur_record,
+    forge_record,
+    strip_seal,
+    link_plan,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_entry_is_refused_and_makes_room(cache, stored, damage, caplog: pytest.LogCaptureFixture) -> None:
     record = cache.folder / f"{KEY.stem}.json"
     damage(stored, record)
@@ -127,8 +159,7 @@ def test_a_damaged_entry_is_refused_and_makes_room(cache, stored, damage, caplog
 def test_a_new_engine_replaces_the_old_one_and_its_plan(cache: EngineCache, stored: StoredEngine) -> None:
     cache.store(record_of(plan=b"another"), b"another")
     assert len(list(cache.folder.glob("*.plan"))) == 1
-    with cache.find(KEY).map_plan() as plan:
-        assert bytes(plan) == b"another"
+    assert bytes(cache.find(KEY).plan) == b"another"
 
 
 def test_readers_never_see_half_of_an_engine(cache: EngineCache) -> None:
@@ -188,3 +219,38 @@ def test_names_of_files_hold_no_separators(cache: EngineCache) -> None:
     assert stored.plan_path.parent == cache.folder
     assert all(path.parent == cache.folder for path in cache.folder.rglob("*"))
     assert cache.find(key) is not None
+
+
+def test_a_folder_from_elsewhere_is_refused_whole(
+    cache: EngineCache, stored: StoredEngine, tmp_path: Path, caplog
+) -> None:
+    theirs = EngineCache(tmp_path / "theirs", Seal(tmp_path / "their.key"))
+    theirs.store(record_of(), PLAN)
+    theirs.write_timings(KEY, b"took long")
+    assert theirs.find(KEY) is not None
+    ours = EngineCache(theirs.folder)
+    assert ours.read_timings(KEY) == b""
+    assert ours.find(KEY) is None
+    assert "was not sealed with this user's key" in caplog.text
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_folder_that_others_may_write_to_is_refused(cache: EngineCache, stored: StoredEngine, mode: int) -> None:
+    cache.write_timings(KEY, b"took long")
+    cache.folder.chmod(mode)
+    for use in (lambda: cache.find(KEY), lambda: cache.store(record_of(), PLAN), lambda: cache.read_timings(KEY)):
+        with pytest.raises(RuntimeUnavailable, match=r"others may write to .*chmod go-w"):
+            use()
+
+
+def test_a_new_folder_is_this_users_alone(cache: EngineCache, stored: StoredEngine) -> None:
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_was_checked_is_what_is_loaded(cache: EngineCache, stored: StoredEngine) -> None:
+    """A plan that changes hands after the check is not read again."""
+    found = cache.find(KEY)
+    replacement = stored.plan_path.with_name("new")
+    replacement.write_bytes(b"another" * 2000)
+    replacement.replace(stored.plan_path)
+    assert bytes(found.plan) == PLAN

@@ -33,7 +33,7 @@ def test_a_link_out_of_the_folder_is_refused(network: Path) -> None:
     weights = network.parent / "weights.bin"
     outside = weights.rename(network.parent.parent / "outside.bin")
     weights.symlink_to(outside)
-    with pytest.raises(BundleError, match="which is no file of the folder"):
+    with pytest.raises(BundleError, match=r"'weights\.bin' is not a plain file"):
         read_graph(network)
 
 
@@ -64,14 +64,12 @@ def test_a_file_that_is_no_graph_is_refused_by_name(tmp_path: Path, content: byt
         read_graph(path)
 
 
-def test_weights_inside_nodes_are_found_too(network: Path) -> None:
+def test_weights_inside_nodes_may_not_lie_in_a_file(network: Path) -> None:
     model = onnx.load(network, load_external_data=False)
     inner = onnx.helper.make_node("Constant", [], ["c"], value=model.graph.initializer[0])
     branch = onnx.helper.make_graph([inner], "branch", [], [])
     holder = onnx.helper.make_node("If", ["condition"], [], then_branch=branch, else_branch=branch)
-    inner_entry = holder.attribute[0].g.node[0].attribute[0].t.external_data[0]
-    inner_entry.value = "../outside.bin"
     model.graph.node.append(holder)
     network.write_bytes(model.SerializeToString())
-    with pytest.raises(BundleError, match="outside the folder"):
+    with pytest.raises(BundleError, match="only an initializer of the graph may lie in one other file"):
         read_graph(network)

@@ -52,12 +52,21 @@ def test_a_run_that_fails_is_a_model_fault(golden_bundle: Path, inputs: dict[str
 def test_a_file_that_is_no_graph_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(content)
-    with pytest.raises(BundleError, match=r"broken\.onnx does not load"):
+    with pytest.raises(BundleError, match=r"broken\.onnx is not a readable ONNX graph"):
+        OrtSession(path, num_threads=1)
+
+
+def test_a_graph_that_the_library_refuses_is_named(golden_bundle: Path, tmp_path: Path) -> None:
+    model = onnx.load(golden_bundle / "encode.onnx")
+    model.graph.node[0].input[0] = "nothing"
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match=r"odd\.onnx does not load: .*nothing"):
         OrtSession(path, num_threads=1)
 
 
 def test_a_missing_graph_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"nothing\.onnx does not load"):
+    with pytest.raises(BundleError, match=r"'nothing\.onnx' cannot be read"):
         OrtSession(tmp_path / "nothing.onnx", num_threads=1)
 
 
@@ -70,7 +79,7 @@ def test_weights_outside_the_folder_are_not_read(bundle_folder: Path, is_absolut
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.external_data)
     weight.external_data[0].value = str(outside) if is_absolute else "../outside.safetensors"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(BundleError, match=r"step\.onnx does not load"):
+    with pytest.raises(BundleError, match=r"step\.onnx: 'latent_weight' lies outside the folder"):
         OrtSession(path, num_threads=1)
 
 

@@ -140,8 +140,7 @@ def test_an_engine_for_any_driver_is_taken(make_stored: MakeStored) -> None:
 
 
 def test_a_plan_that_cannot_be_loaded_is_refused_in_one_line(make_stored: MakeStored) -> None:
-    stored = make_stored()
-    stored.plan_path.write_bytes(b"not an engine")
+    stored = replace(make_stored(), plan=memoryview(b"not an engine"))
     with pytest.raises(RuntimeUnavailable, match="network on tensorrt cannot be loaded: the plan cannot be read"):
         open_session(stored)
 

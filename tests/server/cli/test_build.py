@@ -55,7 +55,7 @@ def test_the_folder_of_the_settings_is_used(run_json, tmp_path, monkeypatch):
         (("--device", "cuda"), "cuda-bindings is not installed"),
         (("--backend", "tensorrt"), "tensorrt needs a GPU, or --device"),
         (("--backend", "onnxruntime", "--precision", "bf16"), "onnxruntime computes a bundle in fp32"),
-        (("nowhere",), "'manifest.json' cannot be read"),
+        (("nowhere",), "nowhere cannot be read"),
     ],
 )
 def test_what_is_not_here_is_one_line_and_exit_code_3(run, tmp_path, arguments, words):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from foreframe_engines.testing import ToyRolloutEngine
 from foreframe_server.cli import facts
-from foreframe_server.cli.experiments import _lines
+from foreframe_server.reports.lines import flat_lines
 
 
 def published(tmp_path, record):
@@ -107,7 +107,7 @@ def test_another_ending_than_json_is_wrong_usage(run):
 def test_a_record_is_shown_line_by_line():
     interval = {"mean": 1.23456, "low": 1, "high": 2}
     record = {"experiment": "x", "a": 1, "b": {"c": interval}, "d": [interval, interval], "e": [{"f": 1}], "g": None}
-    assert dict(_lines(record)) == {
+    assert dict(flat_lines(record)) == {
         "a": "1",
         "b.c": "1.235  (1 .. 2)",
         "d": "1.235, 1.235",

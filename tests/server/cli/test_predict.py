@@ -34,7 +34,7 @@ def copy_psnr(clip):
 def test_the_printed_request_is_what_the_server_takes(run):
     printed = run("predict", "--start", 3, "--steps", 2, "--ensemble", 2, "--print-request")
     assert printed.exit_code == 0, printed.stderr
-    with running_server(read_overridden(port=0)) as address:
+    with running_server(read_overridden(port=0, engine={"processes": 0})) as address:
         reply = httpx.post(f"{address}/v1/predictions", json=json.loads(printed.stdout))
     assert reply.status_code == 200, reply.text
     assert len(reply.json()["frames"]) == 8

@@ -319,7 +319,7 @@ async def test_a_sequence_that_starts_again_leaves_no_session_behind(token_app, 
     for _ in range(3):
         await infer(token_client, rollout_tensors(), parameters={"sequence_id": 1, "sequence_start": True})
 
-    assert (len(host.model.sessions.store), len(host.sequences)) == (1, 1)
+    assert (len(host.model.sessions.store), len(host.model.sequences)) == (1, 1)
 
 
 async def test_a_first_step_that_fails_leaves_no_session_behind(serving):
@@ -333,7 +333,7 @@ async def test_a_first_step_that_fails_leaves_no_session_behind(serving):
         body = pack(rollout_tensors(), parameters={"sequence_id": 1, "sequence_start": True})
         reply = await client.post("/v2/models/world_model/infer", **body)
         host = app.state.host
-        assert (reply.status_code, len(host.model.sessions.store), len(host.sequences)) == (500, 0, 0)
+        assert (reply.status_code, len(host.model.sessions.store), len(host.model.sequences)) == (500, 0, 0)
         assert "planted" not in reply.text
 
 

@@ -29,7 +29,7 @@ def test_ratios_and_differences_of_nothing_are_nothing():
 
 def test_a_report_is_json_with_its_bars_judged(record):
     part = Part.of("all", [record(0, 5, members=1), record(1.5, 5, "overloaded")], 2.0)
-    document = Findings("x", [part], [Bar("measure", 2.0, at_most=1.0)], {"fact": 1}).record()
+    document = Findings("x", [part], [Bar("measure", 2.0, at_most=1.0)], {"fact": 1}).report({"load": 1}).record
     again = json.loads(json.dumps(document, allow_nan=False))
     assert again["bars"] == [
         {"measure": "measure", "value": 2.0, "at_most": 1.0, "at_least": None, "rounds": [], "is_met": False}

@@ -13,11 +13,12 @@ from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
 from foreframe_server.load.bench import Bench
 from foreframe_server.load.caching import CachePlan, count_computations, measure_cache
-from foreframe_server.load.door import UNREACHABLE, Door, UnfitServer, open_client, open_door
+from foreframe_server.load.door import Door, UnfitServer, open_client, open_door
 from foreframe_server.load.fleet import FleetPlan, measure_fleet
 from foreframe_server.load.mixing import MixPlan, measure_mix, mix_trace
 from foreframe_server.load.overload import OverloadPlan, measure_overload
 from foreframe_server.load.processes import NotStarted, running_redis
+from foreframe_server.load.records import UNREACHABLE
 from foreframe_server.load.redis_faults import FaultPlan, measure_redis_fault
 from foreframe_server.load.steady import PoissonPlan, measure_poisson
 from foreframe_server.load.throughput import ThroughputPlan, measure_throughput

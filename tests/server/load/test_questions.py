@@ -8,7 +8,7 @@ from foreframe_server.codec.media import Media
 from foreframe_server.load.questions import Questions, Sizes
 from foreframe_server.load.traces import Ask
 
-SIZES = Sizes("toy", "head", 8, 8, 4, 8, 4, (0.0, 1.0, 2.0), (1.0, 1.0, 0.5))
+SIZES = Sizes("toy", "1", "head", 8, 8, 4, 8, 4, (0.0, 1.0, 2.0), (1.0, 1.0, 0.5))
 
 
 @pytest.fixture

@@ -1,0 +1,159 @@
+// What a scoring said: the best plan and how sure that is, a table to sort, and the frames of the plan that is looked at.
+
+import { draw, imagesOf } from "./frames.js";
+import { button, copy, facts, h, quantity, svg, warningList } from "./ui.js";
+
+const TERMS = { goal_image: "Goal", spread: "Spread", smoothness: "Jerkiness", likelihood: "Doubt" };
+
+/** Shows a reply of /v1/scores. */
+export class Ranking {
+  #order = { column: "rank", rising: true };
+
+  constructor(model) {
+    this.model = model;
+    this.bar = h("progress", { hidden: true, "aria-label": "Plans are being scored" });
+    this.words = h("span", { className: "hint", role: "status" });
+    this.summary = h("div", { className: "summary" });
+    this.chosen = h("section", { className: "chosen-plan", hidden: true });
+    this.table = h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Candidates" });
+    this.node = h("div", {}, h("p", { className: "running" }, this.bar, this.words), this.summary, this.chosen, this.table);
+    this.forget();
+  }
+
+  /** Say what goes on; empty when nothing does. */
+  tell(words) {
+    this.bar.hidden = !words;
+    this.words.textContent = words;
+  }
+
+  /** Empty it. */
+  forget() {
+    this.reply = null;
+    this.chosen.hidden = true;
+    this.summary.replaceChildren(h("p", { className: "hint" }, "Score, and every plan gets a cost: lower is better."));
+    this.table.replaceChildren();
+  }
+
+  /** Show a reply about plans. `goal`: the picture that was to be reached. */
+  async show(reply, plans, { goal }) {
+    Object.assign(this, { reply, plans, goal });
+    this.films = new Map();
+    await Promise.all(reply.candidates.map(async ({ index, frames }) => frames && this.films.set(index, await imagesOf(frames))));
+    this.looked = reply.best_index;
+    this.summary.replaceChildren(summaryOf(reply), warningList(reply.warnings) ?? "");
+    this.#tabulate();
+    this.#look(reply.best_index);
+  }
+
+  get #columns() {
+    const terms = [...new Set(this.reply.candidates.flatMap(({ terms: own }) => Object.keys(own ?? {})))];
+    return [
+      ["rank", "Rank", ({ rank }) => rank],
+      ["index", "Plan", ({ index }) => index],
+      ["cost", "Cost", ({ cost }) => cost],
+      ...terms.map((term) => [term, TERMS[term] ?? term, ({ terms: own }) => own?.[term] ?? null]),
+      ["uncertainty", "Spread at the goal", ({ uncertainty }) => uncertainty?.spread_per_frame.at(-1) ?? null],
+    ];
+  }
+
+  #tabulate() {
+    const columns = this.#columns;
+    const { column, rising } = this.#order;
+    const [, , read] = columns.find(([name]) => name === column) ?? columns[0];
+    const rows = this.reply.candidates.toSorted((one, other) => compare(read(one), read(other), rising));
+    const costs = this.reply.candidates.map(({ cost }) => cost).filter(Number.isFinite);
+    this.range = [Math.min(...costs), Math.max(...costs)];
+    this.table.replaceChildren(h("table", { className: "ranking" }, h("caption", { className: "unseen" }, "Candidates and their costs"),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Last frame"), columns.map((one) => this.#head(one)), h("th", { scope: "col" }, "Status"))),
+      h("tbody", {}, rows.map((row) => this.#row(row, columns)))));
+  }
+
+  #head([name, words]) {
+    const { column, rising } = this.#order;
+    const isHere = name === column;
+    return h("th", { scope: "col", "aria-sort": isHere ? (rising ? "ascending" : "descending") : "none" },
+      button(isHere ? `${words} ${rising ? "▲" : "▼"}` : words, () => this.#sort(name), { className: "plain" }));
+  }
+
+  #sort(column) {
+    this.#order = { column, rising: this.#order.column === column ? !this.#order.rising : true };
+    this.#tabulate();
+    [...this.table.querySelectorAll("th[aria-sort]")].find((head) => head.ariaSort !== "none")?.firstChild.focus();
+  }
+
+  #row(candidate, columns) {
+    const { index, status, reason, cost } = candidate;
+    const cells = columns.map(([name, , read]) => h("td", { className: "number" },
+      name === "index" ? button(index === 0 ? "0, the base" : String(index), () => this.#look(index), { className: "plain",
+        "aria-pressed": String(index === this.looked) }) : quantity(read(candidate)), name === "cost" && Number.isFinite(cost) ? this.#bar(cost) : null));
+    const row = h("tr", { onclick: () => this.#look(index) }, h("td", {}, this.#thumbnail(index)), cells,
+      h("td", {}, status === "ok" ? "scored" : `${status}${reason ? `: ${reason}` : ""}`));
+    row.dataset.index = String(index);
+    row.classList.toggle("here", index === this.looked);
+    return row;
+  }
+
+  #bar(cost) {
+    const [least, most] = this.range;
+    return svg("svg", { class: "range", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("rect", { class: "usual", y: 2, height: 6, width: Math.max(1, (100 * (cost - Math.min(0, least))) / (most - Math.min(0, least) || 1)) }));
+  }
+
+  #thumbnail(index) {
+    const film = this.films.get(index);
+    if (!film) return "";
+    const canvas = h("canvas", { width: film[0].width, height: film[0].height, className: "thumbnail", role: "img",
+      "aria-label": `Last frame of plan ${index}` });
+    draw(canvas, film.at(-1));
+    return canvas;
+  }
+
+  #look(index) {
+    this.looked = index;
+    for (const row of this.table.querySelectorAll("tr[data-index]")) {
+      const isHere = Number(row.dataset.index) === index;
+      row.classList.toggle("here", isHere);
+      row.querySelector("button").setAttribute("aria-pressed", String(isHere));
+    }
+    this.chosen.hidden = index === null;
+    if (index === null) return;
+    const film = this.films.get(index);
+    const { rank, cost } = this.reply.candidates[index];
+    const taken = button("Copy its rows", () => copy(JSON.stringify(this.plans[index]), taken), { className: "plain" });
+    this.chosen.replaceChildren(h("h2", {}, `Plan ${index}${index === this.reply.best_index ? ", the best" : ""}`),
+      h("p", { className: "hint" }, rank === null ? "It was not ranked. " : `Rank ${rank}, cost ${quantity(cost)}. `,
+        film ? "" : "Its frames were not asked for: show more of the best. ", taken), film ? this.#film(film) : "");
+  }
+
+  #film(film) {
+    const made = h("div", { className: "film", role: "img", "aria-label": "Predicted frames of the plan, and the goal" },
+      [...film, this.goal].map((image, at) => {
+        const canvas = h("canvas", { width: image.width, height: image.height });
+        draw(canvas, image);
+        return h("div", { className: "cell" }, canvas, h("span", {}, at === film.length ? "goal" : String(at + 1)));
+      }));
+    made.style.setProperty("--count", String(film.length + 1));
+    return made;
+  }
+}
+
+/** Numbers by size, what has none last. */
+function compare(one, other, rising) {
+  if (one === null || other === null) return Number(one === null) - Number(other === null);
+  return rising ? one - other : other - one;
+}
+
+function summaryOf(reply) {
+  const { rank_stability: stability, members, timings_ms: timings, scored, candidates } = reply;
+  return h("div", {}, facts([
+    ["best plan", reply.best_index === null ? "none" : String(reply.best_index)],
+    ["rank stability", stability === null ? "–" : quantity(100 * stability, "%")],
+    ["scored", `${scored} of ${candidates.length}`],
+    ["members of each", String(members)],
+    ["answered in", quantity(timings.total / 1000, "s")],
+    ["seed", String(reply.seed)],
+    ...(reply.deadline_met ? [] : [["deadline", "missed"]]),
+  ], "facts tiles"), h("p", { className: "hint" }, stability === null
+    ? "Rank stability needs two members or more: how often the same plan is best when members are drawn again."
+    : `When members are drawn again, the same plan is best in ${quantity(100 * stability)} of 100 draws.`));
+}

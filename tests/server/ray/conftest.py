@@ -1,0 +1,20 @@
+"""One cluster of Ray for all tests."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray Serve comes with the extra `ray`")
+
+from foreframe_server.ray.local_cluster import local_cluster
+
+sys.path.append(str(Path(__file__).parent))
+
+IN_PROCESS = {"FOREFRAME_ENGINE__NUM_THREADS": "1", "FOREFRAME_ENGINE__PROCESSES": "0", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    with local_cluster(IN_PROCESS) as cluster:
+        yield cluster
