@@ -38,7 +38,7 @@ def test_a_robot_with_its_key_is_served(address, monkeypatch):
     assert predict(address, None).frames.shape[1:] == (8, 8, 3)
 
 
-@pytest.mark.parametrize("key", ["", "robot.wrong", ROBOT.token[:-1]])
+@pytest.mark.parametrize("key", ["", "robot.wrong", ROBOT.token[:-1]], ids=["none", "wrong", "cut short"])
 def test_without_a_right_key_it_is_not(address, key):
     with pytest.raises(Unauthorized):
         predict(address, key)

@@ -1,6 +1,7 @@
 """Every code block of the pages: run against a server, or where that needs more than one machine, checked by its types.
 
 A fence says which: `python` and `bash` run; `py` needs a robot or another package, `sh` hardware, data or time.
+`text` is a drawing.
 """
 
 import re
@@ -84,7 +85,7 @@ def test_yaml_blocks_can_be_read(block):
 
 
 def test_every_block_is_of_a_kind_that_is_checked():
-    known = ("python", "py", "yaml", *SHELL, *DIRECTIVES)
+    known = ("python", "py", "yaml", "text", *SHELL, *DIRECTIVES)
     assert {block.language for block in BLOCKS} <= set(known)
     assert len(of_languages(HERE, "python")) >= 10
     assert len(of_languages(HERE, "bash")) >= 2

@@ -71,21 +71,14 @@ def test_the_readme_is_the_front(site):
     assert "_images/demo.png" in front
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "[gone](gone.md)",
-        "[gone](#no-such-part)",
-        "![gone](gone.png)",
-    ],
-)
-def test_a_link_that_leads_nowhere_stops_the_build(fault, tmp_path):
+def test_links_that_lead_nowhere_stop_the_build(tmp_path):
     source = tmp_path / "pages"
     source.mkdir()
-    (source / "index.md").write_text(f"# A page\n\n{fault}\n", encoding="utf-8")
+    faults = "[a page](gone.md) [a part](#no-such-part) ![a picture](gone.png)"
+    (source / "index.md").write_text(f"# A page\n\n{faults}\n", encoding="utf-8")
     done = build(source, tmp_path)
     assert done.returncode == 1
-    assert "gone" in done.stderr or "no-such-part" in done.stderr
+    assert [word for word in ("gone.md", "no-such-part", "gone.png") if word not in done.stderr] == []
 
 
 def test_the_api_page_has_every_route_field_and_error(site):
@@ -114,16 +107,3 @@ def test_a_route_that_the_app_does_not_have_is_told(api_page):
     document = {"paths": {"/v1/wishes": {"get": {"tags": ["models"]}}}}
     with pytest.raises(KeyError):
         list(api_page.read_routes(document, create_app(Settings())))
-
-
-def test_what_builds_the_site_has_fitting_types(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent",
-         f"--cache-dir={tmp_path}", "conf.py", "api_page.py"],
-        cwd=DOCS / "site",
-        env={"MYPYPATH": ":".join(str(ROOT / part) for part in ("engines", "server")), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout

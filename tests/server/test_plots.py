@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foreframe_server.plots import _spread, plot_curves
+from foreframe_server.plots import plot_curves, spread_places
 
 CHART = {
     "title": "cost",
@@ -73,14 +73,14 @@ def test_equal_charts_give_equal_bytes(tmp_path):
 
 @pytest.mark.parametrize("ends", [[0.5, 0.5, 0.5], [0.9, 0.1, 0.12, 0.11], [0.0, 1.0], [0.3]])
 def test_labels_keep_their_order_and_do_not_touch(ends):
-    places = _spread(np.array(ends), 0.1)
+    places = spread_places(np.array(ends), 0.1)
     order = np.argsort(ends, kind="stable")
     assert (np.diff(places[order]) > 0.1 - 1e-9).all()
     assert places.mean() == pytest.approx(np.mean(ends))
 
 
 def test_labels_with_room_stay_where_they_are():
-    np.testing.assert_allclose(_spread(np.array([0.8, 0.1, 0.4]), 0.1), [0.8, 0.1, 0.4])
+    np.testing.assert_allclose(spread_places(np.array([0.8, 0.1, 0.4]), 0.1), [0.8, 0.1, 0.4])
 
 
 def test_matplotlib_is_loaded_only_to_draw():

@@ -58,7 +58,7 @@ class _Device(EngineWorker):
     def __init__(self, contract: Contract, costs: Costs, rules: Rules, rng: np.random.Generator) -> None:
         self.virtual = VirtualClock()
         self.engine = PacedEngine(contract, costs, self.virtual, rng)
-        cost = CostModel(contract.buckets, max_rows=rules.max_rows)
+        cost = CostModel(contract.buckets, max_rows=rules.max_rows or max(costs.steps))
         scheduler = Scheduler(cost, max_pending_s=rules.max_pending_s)
         super().__init__(self.engine, scheduler, Metrics(), self.virtual)
         cost.fit({rows: seconds.high for rows, seconds in costs.steps.items()})

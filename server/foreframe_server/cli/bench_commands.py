@@ -146,3 +146,20 @@ def bench_history(
     settings = read_private(bundle)
     record = run_history(settings, data, repeats)
     publish_record(record, {"repeats": repeats}, Outputs(out, html, markdown, json), settings)
+
+
+@bench.command("ray")
+def bench_ray(
+    *,
+    duration_s: Annotated[float, typer.Option(min=1, help="Seconds of load on one replica, and on two.")] = 10.0,
+    json: JsonFlag = False,
+) -> None:
+    """Compare two replicas on Ray Serve with one, where forwards sleep; starts a cluster of this machine alone."""
+    from foreframe_server.cli.bench_ray import run_ray
+    from foreframe_server.cli.console import print_json, print_pretty
+
+    record = run_ray(duration_s)
+    if json:
+        print_json(record)
+    else:
+        print_pretty("\n".join(f"{name}: {value}" for name, value in record.items()))

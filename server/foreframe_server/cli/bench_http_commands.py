@@ -4,7 +4,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from foreframe_server.cli.bench_options import HtmlOption, MarkdownOption, Outputs, ReportOption
+from foreframe_server.cli.bench_options import (
+    LAG_MS,
+    HtmlOption,
+    LagOption,
+    MarkdownOption,
+    MembersOption,
+    Outputs,
+    ReportOption,
+    SloOption,
+    StepsOption,
+    StrategyOption,
+)
+from foreframe_server.cli.bench_scenario_commands import bench_offline, bench_server, bench_single_stream
 from foreframe_server.cli.faults import needs_client
 from foreframe_server.cli.options import BundleOption, JsonFlag, SeedOption, UrlOption
 
@@ -14,31 +26,25 @@ if TYPE_CHECKING:
     from foreframe_server.cli.bench_http import Target
     from foreframe_server.load.findings import Findings
 
-MembersOption = Annotated[int, typer.Option(min=1, max=32, help="Members of an ensemble.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the model's")]
 SecondsOption = Annotated[float, typer.Option(min=0.1, help="Seconds of load.")]
 LoadOption = Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the measured capacity.")]
-SloOption = Annotated[float | None, typer.Option(min=1, help="What counts as goodput, ms.", show_default="any answer")]
-LagOption = Annotated[float, typer.Option(min=0.1, help="How late, in ms, 99 % of the questions may go out.")]
 RobotsOption = Annotated[
     list[int] | None, typer.Option(min=1, help="How many robots; may be given often.", show_default="1, 2, 4, 8")
 ]
 DeadlineOption = Annotated[int | None, typer.Option(min=5, max=600_000, help="Deadline in ms.", show_default="none")]
 OnDeadline = Literal["degrade", "partial", "fail"]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; a measure is the median of theirs.")]
-StrategyOption = Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")]
-DistinctOption = Annotated[
-    int | None, typer.Option(min=1, help="How many different questions there are.", show_default="all are")
-]
-ExamOption = Annotated[int, typer.Option(min=1, help="Clips whose answers are compared with the reference's.")]
-ParityOption = Annotated[float, typer.Option(min=1, help="PSNR against the reference below which an answer is wrong.")]
-_LAG_MS = 10.0
 
 http = typer.Typer(
     no_args_is_help=True,
     help="Put load on a server, at --url or started for the run. Exit code 2 and no number when questions went out "
     "late, the server could not be reached, or answers were wrong.",
 )
+
+
+http.command("single-stream")(bench_single_stream)
+http.command("server")(bench_server)
+http.command("offline")(bench_offline)
 
 
 @http.command("robots")
@@ -55,7 +61,7 @@ def bench_robots(
     seed: SeedOption = 0,
     url: UrlOption = None,
     bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
+    max_lag_ms: LagOption = LAG_MS,
     out: ReportOption = None,
     html: HtmlOption = None,
     markdown: MarkdownOption = None,
@@ -85,7 +91,7 @@ def bench_foresight(
     seed: SeedOption = 0,
     url: UrlOption = None,
     bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
+    max_lag_ms: LagOption = LAG_MS,
     out: ReportOption = None,
     html: HtmlOption = None,
     markdown: MarkdownOption = None,
@@ -122,7 +128,7 @@ def bench_overload(
     seed: SeedOption = 0,
     url: UrlOption = None,
     bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
+    max_lag_ms: LagOption = LAG_MS,
     out: ReportOption = None,
     html: HtmlOption = None,
     markdown: MarkdownOption = None,
@@ -154,7 +160,7 @@ def bench_mix(
     seed: SeedOption = 0,
     url: UrlOption = None,
     bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
+    max_lag_ms: LagOption = LAG_MS,
     out: ReportOption = None,
     html: HtmlOption = None,
     markdown: MarkdownOption = None,
@@ -198,7 +204,7 @@ def bench_cache(
     if known >= members:
         raise typer.BadParameter("is less than --members", param_hint="--known")
     plan = CachePlan(Ask(members=members, steps=steps), known, repeats, hits, identical)
-    target = Target(url, bundle, _LAG_MS)
+    target = Target(url, bundle, LAG_MS)
     _publish(target, run_cache(target, plan), plan, Outputs(out, html, markdown, json))
 
 
@@ -211,7 +217,7 @@ def bench_redis_fault(
     steps: StepsOption = None,
     strategy: StrategyOption = "posterior_mean",
     bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
+    max_lag_ms: LagOption = LAG_MS,
     out: ReportOption = None,
     html: HtmlOption = None,
     markdown: MarkdownOption = None,
@@ -241,7 +247,7 @@ def bench_poisson(
     seed: SeedOption = 0,
     url: UrlOption = None,
     bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
+    max_lag_ms: LagOption = LAG_MS,
     out: ReportOption = None,
     html: HtmlOption = None,
     markdown: MarkdownOption = None,
@@ -280,7 +286,7 @@ def bench_throughput(
         from foreframe_server.load.traces import Ask
 
     plan = ThroughputPlan(Ask(members=members, steps=steps), askers, seconds, turns)
-    target = Target(None, bundle, _LAG_MS)
+    target = Target(None, bundle, LAG_MS)
     _publish(target, run_throughput(target, plan), plan, Outputs(out, html, markdown, json))
 
 
@@ -297,7 +303,7 @@ def bench_constant(
     seconds: SecondsOption = 30.0,
     url: UrlOption = None,
     bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
+    max_lag_ms: LagOption = LAG_MS,
     out: ReportOption = None,
     html: HtmlOption = None,
     markdown: MarkdownOption = None,
@@ -314,107 +320,6 @@ def bench_constant(
     target = Target(url, bundle, max_lag_ms)
     findings = run_preset(target, lambda bench: measure_constant(bench, plan))
     _publish(target, findings, plan, Outputs(out, html, markdown, json))
-
-
-@http.command("single-stream")
-def bench_single_stream(
-    *,
-    questions: Annotated[int, typer.Option(min=8, help="Questions of each side of the audit.")] = 64,
-    members: MembersOption = 8,
-    steps: StepsOption = None,
-    strategy: StrategyOption = "sample",
-    distinct: DistinctOption = None,
-    exam: ExamOption = 8,
-    min_parity_db: ParityOption = 40.0,
-    seed: SeedOption = 0,
-    url: UrlOption = None,
-    bundle: BundleOption = None,
-    out: ReportOption = None,
-    html: HtmlOption = None,
-    markdown: MarkdownOption = None,
-    json: JsonFlag = False,
-) -> None:
-    """Ask one question after another, as one robot would: the tail, answers checked, and a caching audit."""
-    with needs_client():
-        from foreframe_server.cli.bench_http import Target
-        from foreframe_server.cli.bench_scenarios import run_scenario
-        from foreframe_server.load.scenarios import ExamPlan, ScenarioPlan
-        from foreframe_server.load.traces import Ask
-
-    ask = Ask(members=members, steps=steps, strategy=strategy)
-    plan = ScenarioPlan("single-stream", ask, questions, ExamPlan(exam, min_parity_db), distinct=distinct, seed=seed)
-    target = Target(url, bundle, _LAG_MS)
-    _publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
-
-
-@http.command("server")
-def bench_server(
-    *,
-    rate: Annotated[
-        float | None, typer.Option(min=0.01, help="Questions a second.", show_default="half of what it can do")
-    ] = None,
-    questions: Annotated[int, typer.Option(min=8, help="Questions of each side of the audit.")] = 128,
-    slo_ms: SloOption = None,
-    members: MembersOption = 8,
-    steps: StepsOption = None,
-    strategy: StrategyOption = "sample",
-    distinct: DistinctOption = None,
-    exam: ExamOption = 8,
-    min_parity_db: ParityOption = 40.0,
-    seed: SeedOption = 0,
-    url: UrlOption = None,
-    bundle: BundleOption = None,
-    max_lag_ms: LagOption = _LAG_MS,
-    out: ReportOption = None,
-    html: HtmlOption = None,
-    markdown: MarkdownOption = None,
-    json: JsonFlag = False,
-) -> None:
-    """Ask at random times (Poisson): p99 against --slo-ms, answers checked, and a caching audit."""
-    with needs_client():
-        from foreframe_server.cli.bench_http import Target
-        from foreframe_server.cli.bench_scenarios import run_scenario
-        from foreframe_server.load.scenarios import ExamPlan, ScenarioPlan
-        from foreframe_server.load.traces import Ask
-
-    ask = Ask(members=members, steps=steps, strategy=strategy)
-    grading = ExamPlan(exam, min_parity_db)
-    plan = ScenarioPlan("server", ask, questions, grading, distinct, rate_hz=rate, slo_ms=slo_ms, seed=seed)
-    target = Target(url, bundle, max_lag_ms)
-    _publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
-
-
-@http.command("offline")
-def bench_offline(
-    *,
-    questions: Annotated[int, typer.Option(min=8, help="Questions of each side of the audit.")] = 128,
-    in_flight: Annotated[int, typer.Option(min=1, help="Questions at the server at any time.")] = 16,
-    members: MembersOption = 8,
-    steps: StepsOption = None,
-    strategy: StrategyOption = "sample",
-    distinct: DistinctOption = None,
-    exam: ExamOption = 8,
-    min_parity_db: ParityOption = 40.0,
-    seed: SeedOption = 0,
-    url: UrlOption = None,
-    bundle: BundleOption = None,
-    out: ReportOption = None,
-    html: HtmlOption = None,
-    markdown: MarkdownOption = None,
-    json: JsonFlag = False,
-) -> None:
-    """Give all questions at once, as bulk work: answers a second, answers checked, and a caching audit."""
-    with needs_client():
-        from foreframe_server.cli.bench_http import Target
-        from foreframe_server.cli.bench_scenarios import run_scenario
-        from foreframe_server.load.scenarios import ExamPlan, ScenarioPlan
-        from foreframe_server.load.traces import Ask
-
-    ask = Ask(members=members, steps=steps, strategy=strategy, priority="bulk")
-    grading = ExamPlan(exam, min_parity_db)
-    plan = ScenarioPlan("offline", ask, questions, grading, distinct, max_in_flight=in_flight, seed=seed)
-    target = Target(url, bundle, _LAG_MS)
-    _publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
 
 
 def _publish(target: "Target", findings: "Findings", plan: "DataclassInstance", outputs: Outputs) -> None:

@@ -1,8 +1,8 @@
-"""Options of every bench: where its report goes. Imports typer alone, as `commands` does."""
+"""Options of benches: where a report goes, and what many of them ask. Imports typer alone, as `commands` does."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,13 @@ MarkdownOption = Annotated[
 ]
 RepeatsOption = Annotated[int, typer.Option(min=1, help="How often each side is timed.")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="How often each thing is timed.")]
+MembersOption = Annotated[int, typer.Option(min=1, max=32, help="Members of an ensemble.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the model's")]
+SloOption = Annotated[float | None, typer.Option(min=1, help="What counts as goodput, ms.", show_default="any answer")]
+LagOption = Annotated[float, typer.Option(min=0.1, help="How late, in ms, 99 % of the questions may go out.")]
+StrategyOption = Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")]
+LAG_MS = 10.0
+"""How late questions may go out by default."""
 
 
 @dataclass(frozen=True, slots=True)

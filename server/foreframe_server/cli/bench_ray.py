@@ -9,12 +9,13 @@ from itertools import count
 import numpy as np
 
 from foreframe_client import Client
-from foreframe_server.ray.local_cluster import LocalCluster, configure, local_cluster
+from foreframe_server.cli.faults import Fault
+from foreframe_server.ray.local_cluster import ClusterFailed, LocalCluster, configure, local_cluster
 
 OPENER = "foreframe_server.load.sleeper:open_sleeper"
 _ASKERS = 8
 _STEPS = 4
-_WARM_UP_S = 4.0
+_WARM_UP_S = 2.0
 _POLL_S = 0.1
 
 
@@ -41,10 +42,13 @@ class _Part:
     answer: bytes
 
 
-def bench_ray(duration_s: float) -> dict[str, float | bool]:
-    """Measure on a cluster of this machine alone. Raises ClusterFailed."""
-    with local_cluster() as cluster:
-        scaling = measure_scaling(cluster, duration_s)
+def run_ray(duration_s: float) -> dict[str, float | bool]:
+    """Measure on a cluster of this machine alone. Raises Fault where it does not start."""
+    try:
+        with local_cluster() as cluster:
+            scaling = measure_scaling(cluster, duration_s)
+    except ClusterFailed as error:
+        raise Fault(str(error)) from error
     return {**asdict(scaling), "ratio": scaling.ratio}
 
 

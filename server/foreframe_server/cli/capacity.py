@@ -11,11 +11,10 @@ from foreframe_engines import Bundle, builtin_bundle
 from foreframe_server.capacity.costs import Costs, CostsError, costs_from_json
 from foreframe_server.capacity.plans import Fleet, Plan, Planner, Unservable
 from foreframe_server.capacity.simulation import Rules
-from foreframe_server.cli.console import print_json, print_note, print_pretty
-from foreframe_server.cli.experiments import Finding, publish
+from foreframe_server.cli.console import format_json, print_json, print_note, print_pretty
 from foreframe_server.cli.faults import Fault
 from foreframe_server.load.traces import Ask
-from foreframe_server.plots import Chart, Curve
+from foreframe_server.plots import Chart, Curve, plot_curves
 
 _COLUMNS = ("rate Hz", "robots", "devices", "robots a device", "members", "misses", "p50 ms", "p99 ms", "busy")
 
@@ -51,7 +50,9 @@ def run_capacity(costs_file: Path, bundle: Path | None, fleets: Fleets, out: Pat
     else:
         print_pretty(_table(lines))
     if out is not None:
-        publish(Finding(record, _chart(lines, fleets)), out, is_json=False)
+        out.write_text(format_json(record) + "\n", encoding="utf-8")
+        plot_curves(_chart(lines, fleets), out.with_suffix(".png"))
+        print_note(f"wrote {out} and its chart")
 
 
 def _read_costs(path: Path) -> Costs:

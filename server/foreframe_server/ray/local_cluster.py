@@ -35,8 +35,9 @@ class ClusterFailed(Exception):
 
 def configure(num_replicas: int, **arguments: object) -> dict[str, object]:
     """Write a configuration of so many replicas of a core each. arguments: of the application."""
-    engines = {"name": "engines", "num_replicas": num_replicas, "ray_actor_options": {"num_cpus": 1}}
-    door = {"name": "door", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}
+    brief = {"graceful_shutdown_wait_loop_s": 0.1}
+    engines = {"name": "engines", "num_replicas": num_replicas, "ray_actor_options": {"num_cpus": 1}, **brief}
+    door = {"name": "door", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0}, **brief}
     application = {
         "name": "foreframe",
         "route_prefix": "/",
@@ -108,6 +109,8 @@ class LocalCluster:
 @contextlib.contextmanager
 def local_cluster(environment: Mapping[str, str] | None = None, num_cpus: int = 4) -> Iterator[LocalCluster]:
     """Run a cluster for as long as the block does. Raises ClusterFailed."""
+    if not (_BIN / "ray").exists():
+        raise ClusterFailed("Ray Serve is missing; run `pip install 'foreframe[ray]'`")
     # Paths of sockets are at most 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="ff-ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)

@@ -38,7 +38,12 @@ async def read_index(request: Request) -> list[IndexEntry]:
     ]
 
 
-@router.post("/v2/repository/models/{name}/load", dependencies=[_ADMIN], summary="Load a model, or another version")
+@router.post(
+    "/v2/repository/models/{name}/load",
+    dependencies=[_ADMIN],
+    summary="Load a model, or another version",
+    response_class=Response,
+)
 async def load_model(request: Request, name: _Name) -> Response:
     """Do as `/admin/models/{name}/load` does; `version` and `adapter` are parameters."""
     check_origin(request.headers)
@@ -47,7 +52,9 @@ async def load_model(request: Request, name: _Name) -> Response:
     return Response(status_code=200)
 
 
-@router.post("/v2/repository/models/{name}/unload", dependencies=[_ADMIN], summary="Unload a model")
+@router.post(
+    "/v2/repository/models/{name}/unload", dependencies=[_ADMIN], summary="Unload a model", response_class=Response
+)
 async def unload_model(request: Request, name: _Name) -> Response:
     """Do as `/admin/models/{name}/unload` does."""
     check_origin(request.headers)

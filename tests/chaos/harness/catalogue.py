@@ -34,7 +34,7 @@ def _eased(scenario: Scenario) -> Scenario:
 def _ease(check: Check) -> Check:
     if check.at_least is not None:
         return replace(check, at_least=check.at_least / 2) if check.measure == "goodput" else check
-    factors = {"ms": 25, "s": 3, "ratio": 10, "growth": 3, "1000": 5}
+    factors = {"ms": 25, "s": 3, "ratio": 10, "growth": 3, "1000": 10}
     return replace(check, at_most=check.at_most * factors.get(check.measure.rsplit("_", 1)[-1], 1))
 
 

@@ -16,7 +16,10 @@ from foreframe_server.app import OPENAPI_PATH
 _PROGRAM = Path(sysconfig.get_path("scripts")) / "st"
 _LIMIT_S = 840
 # What the document calls good may not fit the model that is loaded: its cameras, widths and names.
-_UNFIT = "positive_data_acceptance"
+# And a method that nobody knows is refused at the door, before there is a route that could answer 405.
+_UNFIT = "positive_data_acceptance,unsupported_method"
+_UNLOADING = "/unload$"
+"""Left out: once the only model is unloaded, all else that is asked would hear so."""
 _KINDS = {
     "server_errors": ("server error",),
     "undocumented": ("undocumented", "undeclared", "content type", "schema", "allow header"),
@@ -45,6 +48,7 @@ async def _fuzz(stage: Stage, document: Path, examples: int, phases: str) -> Non
     report = stage.folder / "report.json"
     process = await asyncio.create_subprocess_exec(
         _PROGRAM, "run", document, "--url", stage.server.address, "--checks", "all", "--exclude-checks", _UNFIT,
+        "--exclude-path-regex", _UNLOADING,
         "--mode", "all", "--max-examples", str(examples), "--phases", phases, "--seed", "1", "--workers", "2",
         "--continue-on-failure", "--no-shrink", "--suppress-health-check", "all", "--generation-database", "none",
         "--report", "json", "--report-json-path", report,
@@ -69,7 +73,7 @@ def read_report(report: dict) -> dict[str, float]:
     return {
         "cases": float(report["test_cases"]["generated"]),
         "operations": float(operations["tested"]),
-        "untested": float(operations["total"] - operations["tested"]),
+        "untested": float(operations["selected"] - operations["tested"]),
         "num_failures": float(len(titles)),
         "num_errors": float(sum(error["count"] for error in report["errors"])),
         **{f"num_{kind}": float(found[kind]) for kind in _KINDS},

@@ -137,7 +137,7 @@ def test_there_are_thirty_tricks_with_their_statuses():
 def test_a_report_becomes_counts():
     report = {
         "failures": [{"title": "Server error"}, {"title": "Undocumented HTTP status code"}], "errors": [{"count": 2}],
-        "operations": {"total": 3, "tested": 2}, "test_cases": {"generated": 9},
+        "operations": {"selected": 3, "tested": 2}, "test_cases": {"generated": 9},
     }  # fmt: skip
     counts = read_report(report)
     assert (counts["num_failures"], counts["num_errors"], counts["untested"], counts["cases"]) == (2, 2, 1, 9)

@@ -44,7 +44,7 @@ def test_the_report_is_what_plans_are_made_from(findings, tmp_path):
     report = tmp_path / "foresight.json"
     report.write_text(json.dumps({"facts": dict(findings.facts)}))
 
-    assert costs_from_json(report.read_text()).steps.keys() >= {1, 2}
+    assert 1 in costs_from_json(report.read_text()).steps
 
     shown = CliRunner().invoke(app, ["capacity", str(report), "--robots", "5", "--seconds", "4", "--json"])
 

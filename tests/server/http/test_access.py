@@ -99,6 +99,8 @@ async def test_openpi_s_scheme_is_read_too_and_the_scheme_s_case_does_not_matter
     "header",
     [None, "", "Bearer", "Bearer ", f"Basic {ROBOT.token}", ROBOT.token, f"Bearer {ROBOT.token}x",
      f"Bearer nobody.{ROBOT.token.split('.')[1]}", f"Bearer {ROBOT.token},{ROBOT.token}"],
+    ids=["absent", "empty", "scheme alone", "scheme and a blank", "another scheme", "no scheme", "too long",
+         "another id", "twice"],
 )  # fmt: skip
 async def test_anything_else_is_unauthorized(client, toy_request, header):
     headers = {} if header is None else {"authorization": header}

@@ -1,11 +1,14 @@
 """One cluster of Ray for all tests."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray Serve comes with the extra `ray`")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what Ray does is not ours to change
+    pytest.importorskip("ray.serve", reason="Ray Serve comes with the extra `ray`")
 
 from foreframe_server.ray.local_cluster import local_cluster
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from foreframe_engines import EnsembleSpec, OnDeadline, Query, Sampling, Strateg
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_server.calls import Call
 from foreframe_server.devices import start_devices
-from foreframe_server.errors import DeadlineExceeded, NotReady, Superseded, WorkerCrashed
+from foreframe_server.errors import DeadlineExceeded, ModelFault, NotReady, ServiceError, Superseded, WorkerCrashed
 from foreframe_server.metrics import Metrics
 from foreframe_server.opening import given
 from foreframe_server.ray.devices import RemoteDevices
@@ -125,3 +126,190 @@ def test_members_are_those_of_one_worker(size, num_replicas):
     assert np.array_equal(notes.members, expected.members[: len(notes.members)])
     assert not same(result, alone(make_query(seed=2, size=size)))
     assert sum(call > 0 for call in calls) == min(num_replicas, (size + 1) // 2)
+
+
+class Gate:
+    """A step hook that holds a device until it is opened."""
+
+    def __init__(self):
+        self.is_open, self.is_entered = threading.Event(), threading.Event()
+        self.is_open.set()
+
+    def close(self):
+        self.is_open.clear()
+        self.is_entered.clear()
+
+    def __call__(self, rows):
+        self.is_entered.set()
+        assert self.is_open.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("when", range(6))
+def test_a_replica_that_dies_at_any_moment_changes_no_byte(when):
+    query, notes = make_query(size=8), Notes()
+
+    async def ask():
+        async with running(2) as (link, _, workers):
+            heard = []
+
+            def kill(replica):
+                heard.append(replica)
+                if len(heard) == when:
+                    replica.kill()
+
+            link.on_news = kill
+            if when == 0:
+                link.replicas["r1"].kill()
+            return await workers.submit(query, make_call()), await workers.wait(
+                workers.admit(query, make_call(), listener=notes)
+            )
+
+    expected = alone(query)
+    for result in tell(ask):
+        assert same(result, expected)
+    assert np.array_equal(notes.members, expected.members[: len(notes.members)])
+
+
+def test_a_job_costs_no_more_than_two_replicas():
+    async def ask():
+        async with running(3, max_replicas=3) as (link, _, workers):
+            link.on_news = lambda replica: replica.kill()
+            with pytest.raises(WorkerCrashed):
+                await workers.wait(workers.admit(make_query(size=2), make_call(), listener=Notes()))
+            return sum(replica.is_dead for replica in link.replicas.values())
+
+    assert tell(ask) == 2
+
+
+def test_without_any_replica_calls_are_refused_and_a_deadline_is_kept():
+    async def ask():
+        async with running(1) as (link, devices, workers):
+            ticket = workers.admit(make_query(), make_call(deadline_s=0.3))
+            link.replicas["r0"].kill()
+            with pytest.raises((DeadlineExceeded, WorkerCrashed)):
+                await workers.wait(ticket)
+            with pytest.raises(NotReady):
+                workers.admit(make_query(), make_call())
+            assert not devices.readers
+
+    tell(ask)
+
+
+def test_a_cancelled_wait_ends_the_job_on_its_replica():
+    gate = Gate()
+
+    async def ask():
+        async with running(1, hooks=[gate]) as (link, _, workers):
+            gate.close()
+            worker = link.replicas["r0"].model.devices.workers
+            waiting = asyncio.create_task(workers.submit(make_query(), make_call()))
+            await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            gate.is_open.set()
+            while worker.num_jobs or workers.num_jobs:  # noqa: ASYNC110 - they end in threads and tasks of their own
+                await asyncio.sleep(0)
+
+    tell(ask)
+
+
+def test_a_deadline_ends_a_job_with_what_there_is():
+    gate = Gate()
+
+    async def ask():
+        async with running(1, hooks=[gate]) as (_, __, workers):
+            gate.close()
+            ticket = workers.admit(make_query(size=2), make_call(0.3, OnDeadline.FAIL))
+            await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
+            threading.Timer(0.4, gate.is_open.set).start()
+            with pytest.raises(DeadlineExceeded):
+                await workers.wait(ticket)
+
+    tell(ask)
+
+
+def test_an_extended_deadline_and_a_grown_ensemble_reach_the_replica():
+    gate, query = Gate(), make_query(size=4)
+
+    async def ask():
+        async with running(2, hooks=[gate, None]) as (_, __, workers):
+            gate.close()
+            ticket = workers.admit(query, make_call(0.3, OnDeadline.FAIL))
+            await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
+            workers.extend(ticket, None, OnDeadline.PARTIAL)
+            assert workers.grow(ticket, 8)
+            threading.Timer(0.5, gate.is_open.set).start()
+            result = await workers.wait(ticket)
+            assert not workers.grow(ticket, 9)
+            return result
+
+    assert same(tell(ask), alone(make_query(size=8)))
+
+
+def test_a_glance_shows_where_the_first_member_is_heading():
+    gate = Gate()
+
+    async def ask():
+        async with running(1, hooks=[gate]) as (_, __, workers):
+            gate.close()
+            ticket = workers.admit(make_query(size=1, steps=3), make_call())
+            await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
+            glance = asyncio.create_task(workers.estimate(ticket))
+            gate.is_open.set()
+            await workers.wait(ticket)
+            return await glance
+
+    shown = tell(ask)
+    assert shown is None or (shown.is_estimate and len(shown.members) == 1)
+
+
+def test_a_newer_request_of_a_stream_replaces_the_older_one():
+    gate = Gate()
+
+    async def ask():
+        async with running(2, hooks=[gate, gate]) as (_, __, workers):
+            gate.close()
+            older = workers.admit(make_query(stream_id="arm"), make_call())
+            await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
+            newer = workers.admit(make_query(seed=2, stream_id="arm"), make_call())
+            gate.is_open.set()
+            with pytest.raises(Superseded):
+                await workers.wait(older)
+            return await workers.wait(newer)
+
+    assert same(tell(ask), alone(make_query(seed=2)))
+
+
+def test_what_a_replica_refuses_is_the_same_error_here():
+    query = replace(make_query(), context=np.zeros((1, 1, 1, 3), np.uint8))
+
+    async def ask():
+        async with running(1) as (_, __, workers):
+            with pytest.raises(ServiceError) as here:
+                await workers.submit(query, make_call())
+            return here.value
+
+    assert isinstance(tell(ask), ModelFault)
+
+
+def test_contexts_are_encoded_and_tokens_read_on_replicas():
+    frames, states = make_query().context, np.zeros((CONTRACT.context_frames, CONTRACT.state.dim), np.float32)
+    window = CONTRACT.tokens.window_frames
+    whole = len(frames) // window * window
+
+    async def ask(num_replicas):
+        async with running(num_replicas) as (link, devices, workers):
+            readers = await devices.start_reading(SchedulerSettings(), Metrics(), lambda key, seconds: None)
+            first = await readers.context(frames[:whole], states[:whole], make_call())
+            if num_replicas == 2:
+                link.replicas["r0"].kill()
+            again = await readers.context(frames[:whole], states[:whole], make_call())
+            return await workers.encode(frames), first, again
+
+    engine, ids = ToyRolloutEngine(CONTRACT), ToyLikelihoodEngine(CONTRACT).tokenize(frames[:whole])
+    for num_replicas in (1, 2):
+        latents, first, again = tell(lambda num=num_replicas: ask(num))
+        assert np.array_equal(latents, engine.encode(frames))
+        for context in (first, again):
+            assert np.array_equal(context.last_ids, ids[-1])
+            assert context.num_grids == len(ids)
