@@ -15,9 +15,9 @@ serve: .venv/serving
 	.venv/bin/foreframe serve
 
 # Three processes, each with whole files, and one thread for each: two cores are busy while one waits for servers.
-# What measures the event loop's standstill comes first and by itself.
+# What measures times comes first and by itself.
 test: lint check .venv/openpi
-	.venv/bin/python -m pytest -m alone
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m alone
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m 'not alone and not long' --numprocesses 3 --dist loadfile
 
 # Servers killed, stopped and starved for twenty minutes; writes docs/reliability.md. First what `test` leaves out.

@@ -9,6 +9,8 @@ from harness.catalogue import catalogue
 from harness.report import table
 from harness.scenario import run
 
+pytestmark = pytest.mark.alone
+
 SCENARIOS = {scenario.name: scenario for scenario in catalogue(is_full=False)}
 
 

@@ -13,7 +13,11 @@ def unknown_in(text):
 
 
 def test_every_setting_that_is_deployed_exists(deploy, root):
-    files = [path for path in deploy.rglob("*") if path.is_file() and path.suffix not in _SKIPPED]
+    files = [
+        path
+        for path in deploy.rglob("*")
+        if path.is_file() and path.suffix not in _SKIPPED and "__pycache__" not in path.parts
+    ]
     files += [root / "Dockerfile", root / "docs" / "deploy.md"]
     unknown = {path.name: unknown_in(path.read_text(encoding="utf-8")) for path in files}
     assert not {name: names for name, names in unknown.items() if names}
