@@ -61,7 +61,7 @@ lint: .venv/dev
 
 # What images install, with the hashes of everything: in the versions of constraints.txt, so regenerate that first.
 LOCK = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-index-url --constraints constraints.txt
+	--no-annotate --constraints constraints.txt
 lock: .venv/dev
 	$(LOCK) --extra otel pyproject.toml --output-file deploy/locks/serving.txt
 	$(LOCK) --extra otel --extra gpu --no-emit-package onnxruntime pyproject.toml deploy/locks/gpu.in \

@@ -179,9 +179,11 @@ async def _lifespan(app: FastAPI, *, open_engines: OpenEngines, open_devices: Op
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
-        if host.repository is not None:
-            await host.repository.close(host.settings.http.drain_s)
-        await cache.close()
+        try:
+            if host.repository is not None:
+                await host.repository.close(host.settings.http.drain_s)
+        finally:
+            await cache.close()
 
 
 def _open_cache(host: Host) -> ResultCache:

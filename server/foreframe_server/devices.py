@@ -125,12 +125,17 @@ class Devices:
         try:
             if self.readers is not None:
                 await self.readers.stop(drain_s)
-            if self.workers is not None:
-                await self.workers.stop(max(0.0, drain_until_s - time.monotonic()))
-            else:
-                await asyncio.gather(*(thread.join() for thread in self.threads))
         finally:
-            await asyncio.to_thread(self.opened.close)
+            try:
+                await self._stop_threads(max(0.0, drain_until_s - time.monotonic()))
+            finally:
+                await asyncio.to_thread(self.opened.close)
+
+    async def _stop_threads(self, drain_s: float) -> None:
+        if self.workers is not None:
+            await self.workers.stop(drain_s)
+        else:
+            await asyncio.gather(*(thread.join() for thread in self.threads))
 
 
 def start_devices(opened: OpenedDevices, limits: SchedulerSettings, metrics: Metrics, charge: Charge) -> Devices:

@@ -4,6 +4,7 @@ The inputs depend on the contract alone. On one machine a model that promises eq
 may bring in `golden.json`, by the machine's name.
 """
 
+import asyncio
 import hashlib
 import time
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ async def check_golden(model: HostedModel, known: str | None = None) -> str:
     digest = await ask_golden(model)
     if model.determinism == _UNPROMISED:
         return digest
-    expected = known or _read_golden(model.folder) or await ask_golden(model)
+    expected = known or await asyncio.to_thread(_read_golden, model.folder) or await ask_golden(model)
     if digest != expected:
         raise ModelFault("The model does not give the answer to its golden request that it should.")
     return digest
@@ -102,7 +103,7 @@ def _read_golden(folder: Path | None) -> str | None:
     content = None if folder is None else read_bundle_file(folder, GOLDEN_FILE)
     if content is None:
         return None
-    record = JsonRecord(parse_json(bytes(content).decode(), GOLDEN_FILE), GOLDEN_FILE, ("digests",))
+    record = JsonRecord(parse_json(bytes(content).decode(errors="replace"), GOLDEN_FILE), GOLDEN_FILE, ("digests",))
     digests = record.value("digests")
     digest = digests.get(name_machine()) if isinstance(digests, dict) else None
     return digest if isinstance(digest, str) else None

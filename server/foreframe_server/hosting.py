@@ -4,7 +4,6 @@ It knows engines, settings and services, and no wire.
 """
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from foreframe_engines.swapping import Stage, SwappingRolloutEngine
 from foreframe_server.cache import ResultCache
 from foreframe_server.context_encoder import ContextEncoder
 from foreframe_server.devices import Devices, OpenDevices, OpenedDevices, open_devices, start_devices
-from foreframe_server.errors import CapabilityMissing, NotReady
+from foreframe_server.errors import CapabilityMissing
 from foreframe_server.kserve_sequences import SequenceBook
 from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.metrics import Metrics
@@ -123,8 +122,9 @@ class HostedModel:
         """
         if self.handover is not None:
             self.handover.cancel()
-            with contextlib.suppress(asyncio.CancelledError, NotReady):
-                await self.handover
+            await asyncio.wait([self.handover])
+            if not self.handover.cancelled() and (error := self.handover.exception()) is not None:
+                _log.warning("the costs of the engine that took over were not learned", exc_info=error)
         await self.devices.stop(drain_s)
         if self.service is not None:
             await self.service.close()

@@ -6,9 +6,9 @@ A caller holds `id.secret`; the file holds the id and the secret's SHA-256, so t
 import hashlib
 import hmac
 import json
-import math
 import re
 import secrets
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -222,6 +222,6 @@ def _quota(record: Record) -> Quota | None:
 
 
 def _positive(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise KeyFileError(f"{name} is not a positive number; a quota needs step_ms_per_s and burst_step_ms")
     return float(value)

@@ -147,6 +147,7 @@ class ModelRepository:
             _, late = await asyncio.wait(self._changes, timeout=drain_s)
             for change in late:
                 change.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         serving = [slot.serving for slot in self._slots.values() if slot.serving is not None]
         await asyncio.gather(*(self._stop(each, drain_s) for each in serving))
 
@@ -186,8 +187,8 @@ class ModelRepository:
         async with self._changing(slot, ModelState.LOADING):
             try:
                 serving = await self._open(stored, version or stored.newest, adapter)
-            except ServiceError as error:
-                slot.reason = error.detail
+            except Exception as error:
+                slot.reason = error.detail if isinstance(error, ServiceError) else "The log says why."
                 self._metrics.count_load("failed")
                 raise
             before = self._switch(slot, serving)
@@ -207,7 +208,7 @@ class ModelRepository:
         except EngineError as error:
             _log.exception("a model could not be opened", model=stored.name, version=version, adapter=adapter)
             _clean(scratch)
-            raise ModelFault(f"It could not be opened: {_without_paths(str(error), path)}") from error
+            raise ModelFault(f"It could not be opened: {_without_paths(str(error), path, adapter_path)}") from error
         except BaseException:
             _clean(scratch)
             raise
@@ -226,7 +227,10 @@ class ModelRepository:
     async def _check_golden(self, model: HostedModel) -> None:
         """Raise ModelFault when a model does not answer as it did before, or twice alike."""
         known = self._digests.get(model.fingerprint)
-        self._digests[model.fingerprint] = await check_golden(model, known)
+        try:
+            self._digests[model.fingerprint] = await check_golden(model, known)
+        except EngineError as error:
+            raise ModelFault("The digest of its golden request cannot be read.") from error
 
     def _switch(self, slot: _Slot, serving: _Serving) -> _Serving | None:
         """Let a version answer what comes from now on; returns the one that did."""
@@ -254,9 +258,11 @@ class ModelRepository:
     async def _retire(self, serving: _Serving) -> None:
         """Stop a model once no call holds it, or when the time to drain is over."""
         until_s = time.monotonic() + self._settings.http.drain_s
-        while self._models.num_users(serving.model) and time.monotonic() < until_s:  # noqa: ASYNC110 - let go by any thread
-            await asyncio.sleep(_POLL_S)
-        await self._stop(serving, max(0.0, until_s - time.monotonic()))
+        try:
+            while self._models.num_users(serving.model) and time.monotonic() < until_s:  # noqa: ASYNC110 - let go by any thread
+                await asyncio.sleep(_POLL_S)
+        finally:  # it is in no slot any more: who gives up waiting still stops it
+            await self._stop(serving, max(0.0, until_s - time.monotonic()))
 
     @staticmethod
     async def _stop(serving: _Serving, drain_s: float) -> None:
@@ -304,9 +310,10 @@ def _check_names(model: HostedModel, name: str, version: str, adapter: str | Non
         raise ModelFault(f"Its folder says {name} {revision}, its contract {contract.model} {contract.revision}.")
 
 
-def _without_paths(message: str, *paths: Path) -> str:
-    for path in paths:
-        message = message.replace(str(path), "the bundle")
+def _without_paths(message: str, bundle: Path, adapter: Path | None) -> str:
+    message = message.replace(str(bundle), "the bundle")
+    if adapter is not None:
+        message = message.replace(str(adapter), "the adapter")
     return message
 
 

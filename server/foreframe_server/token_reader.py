@@ -32,6 +32,8 @@ from foreframe_server.rescue import Errand, Rescue, patiently, refusal
 from foreframe_server.turns import Turns
 
 _READ_SMOOTHING = 0.2
+_MAX_LEARNED = 4
+"""Times the usual read, of what one read may teach."""
 
 _log = structlog.get_logger(__name__)
 
@@ -179,9 +181,15 @@ class TokenReader:
         scores = self.engine.read(rows)
         if len(scores) != len(rows):
             raise RuntimeError(f"the engine returned {len(scores)} scores for {len(rows)} rows")
-        weight = _READ_SMOOTHING if self._read_s else 1.0
-        self._read_s += weight * ((self._clock() - started_s) / len(rows) - self._read_s)
+        self._learn((self._clock() - started_s) / len(rows))
         return scores
+
+    def _learn(self, read_s: float) -> None:
+        """Move towards what a read took; one that waited for an engine to come back says little of the next."""
+        if self._read_s:
+            self._read_s += _READ_SMOOTHING * (min(read_s, _MAX_LEARNED * self._read_s) - self._read_s)
+        else:
+            self._read_s = read_s
 
     def _check_room(self, priority: Priority) -> None:
         if not self.is_ready:

@@ -205,7 +205,7 @@ class EngineWorker(DeviceThread):
     async def stop(self, drain_s: float) -> None:
         """Take no more jobs, give the admitted ones so long, fail the rest, join the thread, close the engine."""
         self._is_draining = True
-        waiting = [ticket.future for ticket in self._tickets.values()]
+        waiting = [ticket.future for ticket in list(self._tickets.values())]  # the device's thread takes some out
         if waiting:
             await asyncio.wait(waiting, timeout=drain_s)
         self._end(list(self._tickets.values()), Ending.CANCELLED)
@@ -322,6 +322,7 @@ class EngineWorker(DeviceThread):
             self._stages.condition(ticket.job, ticket.timings)
         except Exception as error:  # noqa: BLE001 - an engine may raise anything, and only this job may fail
             self._fault(ticket.job, error)
+            return
         ticket.prepared_s = self.clock()
         self._shorten(ticket.job)
 
@@ -366,7 +367,7 @@ class EngineWorker(DeviceThread):
                 self._step(confirmed)
 
     def _settle(self, batch: StepBatch, results: Sequence[StepState]) -> None:
-        tickets = {job.id: self._tickets[job.id] for job in batch.jobs if job.id in self._tickets}
+        tickets = {job.id: ticket for job in batch.jobs if (ticket := self._tickets.get(job.id)) is not None}
         for ticket in tickets.values():
             ticket.batch_rows.append(len(batch.rows))
         with self.wake:

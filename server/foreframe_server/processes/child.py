@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+import traceback
 from typing import Final, NoReturn
 
 from foreframe_server.opening import OpenedEngines
@@ -39,6 +40,9 @@ def main(arguments: list[str]) -> NoReturn:
         os._exit(0)  # threads of a runtime must not keep it
     except CorruptFrame as error:
         print(f"foreframe: an engine's process was sent what it cannot read: {error}", file=sys.stderr)  # noqa: T201 - nobody else listens
+        os._exit(1)
+    except BaseException:  # noqa: BLE001 - whatever it is, threads of a runtime must not keep it either
+        traceback.print_exc()
         os._exit(1)
 
 

@@ -149,6 +149,7 @@ class ProcessKeeper:
                     process.call(lambda _: Ping(), self._limits.hang_s)
                 except (ProcessLost, EngineError):
                     self._give_up()
+                    process.kill("crash")  # it may hang on its way out
                 finally:
                     self._calling.release()
         return process.lost or "crash"

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from foreframe_server.access import ANY_KEY, allow
 from foreframe_server.admin_schemas import LoadRequest
 from foreframe_server.codec import Document, ExtensionMissing, Media, read_document, validate
-from foreframe_server.errors import InvalidRequest, NotReady, Reason
+from foreframe_server.errors import InvalidRequest, Reason
 from foreframe_server.keys import Scope
 from foreframe_server.kserve_schemas import IndexEntry
 from foreframe_server.routes.contents import TENSOR_PROBLEMS
@@ -27,9 +27,8 @@ _IGNORED: Final = "unload_dependents"
 async def read_index(request: Request) -> list[IndexEntry]:
     """List what answers at this door, and the folder's models that could."""
     host = host_of(request)
-    if not host.models:
-        raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
-    entries = [IndexEntry(name=found.name, version=found.version) for found in tensor_models(host)]
+    found = tensor_models(host) if host.models else []
+    entries = [IndexEntry(name=model.name, version=model.version) for model in found]
     listed = {entry.name for entry in entries} | {model.contract.model for model in host.models.every()}
     others = [entry for entry in await host.open_repository().index() if entry.name not in listed]
     return entries + [

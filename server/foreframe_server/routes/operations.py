@@ -1,5 +1,6 @@
 """What operators ask for: health, metrics, version and limits. Nothing here needs a model."""
 
+import asyncio
 from importlib import metadata
 
 from fastapi import APIRouter
@@ -50,7 +51,7 @@ async def read_metrics(request: Request) -> Response:
     host.metrics.observe_sessions(sum(map(len, stores)), sum(store.num_bytes for store in stores))
     if host.model is not None and host.model.worker is not None:
         host.metrics.observe_costs(host.model.worker.known_costs())
-    return Response(host.metrics.scrape(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(await asyncio.to_thread(host.metrics.scrape), headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/version", dependencies=[OPEN], summary="Which server this is")

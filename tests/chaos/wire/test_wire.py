@@ -60,7 +60,7 @@ FAULTS = {
     "large": reply(422, PROBLEM[:-1] + b" " * 5000 + b"}"),
 }
 LEAKS = (
-    b"<Lock object at 0x7f3a00>", b"0x7fff12345678", b"/work/server.log", b'File "a", line 3', b"ValueError",
+    b"<Lock object at 0x7f3a00>", b"0x7fff12345678", b"/srv/server.log", b'File "a", line 3', b"ValueError",
     b"routes.py",
     MARKER.encode(), b"Traceback (most recent call last)", b"foreframe_server.errors", b"UnicodeDecodeError",
     b"<class 'int'>",

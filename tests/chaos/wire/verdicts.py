@@ -11,7 +11,7 @@ MARKER = "planted-7f3a"
 MAX_REFUSAL_BYTES = 4096
 _EXPLAINED = frozenset({"overloaded", "deadline_unmeetable", "not_ready", "deadline_exceeded", "extension_missing"})
 _TELLTALES = re.compile(
-    rb"(?<![0-9])0x[0-9a-fA-F]{4,}|Traceback|File \"|\.py\b|/(?:home|usr|tmp|work|opt|root|proc)/|"
+    rb"(?<![0-9])0x[0-9a-fA-F]{4,}|Traceback|File \"|\.py\b|/(?:home|usr|tmp|srv|opt|root|proc)/|"
     rb"\b(?:[A-Z][a-z]+){1,4}(?:Error|Exception|Warning)\b|<class |object at |foreframe_\w+\."
 )
 

@@ -63,6 +63,7 @@ async def test_slow_clients_are_told_so_and_ended(serve, status_of):
         assert time.monotonic() - start_s < 5
     last = [reply[reply.rindex(b"HTTP/1.1 ") :] if reply else b"" for reply in replies]
     assert dict(zip(SLOW, map(status_of, last), strict=True)) == {name: how[2] for name, how in SLOW.items()}
+    assert door.app.seen
     assert all(isinstance(refusal, RequestTimeout) for refusal in door.app.seen)
 
 
