@@ -16,7 +16,7 @@ from foreframe_engines.lanes import CPU_BUCKETS, Lanes
 from foreframe_engines.runtime.ort import CPU_PROVIDER, OrtSession
 from foreframe_engines.runtime.resident import DeviceRow, ResidentSession, Row
 from foreframe_engines.runtime.session import Session
-from foreframe_engines.solvers import coefficients, num_slots
+from foreframe_engines.solvers import coefficients, initial_state, num_slots
 from foreframe_engines.types import Conditioning, Contract, Latents, StepRow, StepState
 
 _LANE_GRAPHS = ("step", "step_guided", "decode", "decode_tail")
@@ -85,8 +85,7 @@ class GraphRolloutEngine:
 
     def initial_latents(self, conditioning: Conditioning, noise: Float32[np.ndarray, "f c y x"]) -> StepState:
         """Put a member's noise for the future behind the clean context latents, into every slot of the solver."""
-        latents = np.concatenate([conditioning.context_latents, noise])
-        return latents if self._has_one_slot else np.stack([latents] * num_slots(self.contract.sampler.solver))
+        return initial_state(conditioning.context_latents, noise, self.contract.sampler.solver)
 
     def step(self, rows: Sequence[StepRow]) -> list[StepState]:
         """Advance each row by one solver step; at time 0 only the latents are left. Raises ModelFault."""

@@ -32,6 +32,14 @@ def num_slots(solver: Solver) -> int:
     return _NUM_SLOTS[solver]
 
 
+def initial_state(
+    context_latents: Float32[np.ndarray, "t c y x"], noise: Float32[np.ndarray, "f c y x"], solver: Solver
+) -> Float32[np.ndarray, "..."]:
+    """Put a member's noise behind its clean context: latents `n c y x`, or `s n c y x` for a solver of more slots."""
+    latents = np.concatenate([context_latents, noise])
+    return latents if num_slots(solver) == 1 else np.stack([latents] * num_slots(solver))
+
+
 def coefficients(times: Sequence[float], index: int) -> Float32[np.ndarray, "2 5"]:
     """Return the weights of UniPC's step `index` along `times`, which fall from 1.0 to 0.0.
 

@@ -29,7 +29,6 @@ from foreframe_server.processes.messages import (
     DecodeCall,
     DenoiseCall,
     DetokenizeCall,
-    DrawCall,
     EncodeCall,
     ErrorName,
     Failure,
@@ -107,9 +106,6 @@ def _ask_rollout(engine: RolloutEngine, message: Message) -> Answer:
             return _arrays([engine.encode(at(arrays, body.context))])
         case ConditionCall():
             return _condition(engine, body, arrays)
-        case DrawCall():
-            conditioning = _conditioning(body.conditioning, arrays)
-            return _arrays([engine.initial_latents(conditioning, at(arrays, body.noise))])
         case StepCall():
             return _arrays(engine.step(_step_rows(body, arrays)))
         case DenoiseCall():

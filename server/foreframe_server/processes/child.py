@@ -1,6 +1,6 @@
 """The process that runs engines: opens a model, says hello, then answers calls until its parent is gone.
 
-`python -m foreframe_server.processes.child SOCKET OUTGOING INCOMING PARENT MEMORY_BYTES`, the first three descriptors.
+`python -m foreframe_server.processes.child SOCKET OUTGOING INCOMING TALLY PARENT MEMORY_BYTES`: four descriptors, a pid.
 It has one way to end, which is to be killed.
 """
 
@@ -18,10 +18,11 @@ from foreframe_server.opening import OpenedEngines
 from foreframe_server.processes.answering import answer, describe_failure
 from foreframe_server.processes.channel import Channel, ChannelClosed, Link
 from foreframe_server.processes.frames import CorruptFrame
-from foreframe_server.processes.messages import Begun, Open
+from foreframe_server.processes.messages import Open
 from foreframe_server.processes.notes import describe
 from foreframe_server.processes.openers import find_opener
 from foreframe_server.processes.shared_memory import SharedMemory
+from foreframe_server.processes.tally import Tally
 from foreframe_server.settings import EngineSettings
 
 NICENESS: Final = 10
@@ -31,11 +32,11 @@ _PR_SET_PDEATHSIG = 1
 
 def main(arguments: list[str]) -> NoReturn:
     """Serve calls until the parent is gone."""
-    descriptor, outgoing, incoming, parent, memory_bytes = (int(argument) for argument in arguments)
+    descriptor, outgoing, incoming, tally, parent, memory_bytes = (int(argument) for argument in arguments)
     _settle_in(parent, memory_bytes)
     link = Link(socket.socket(fileno=descriptor), SharedMemory(outgoing), SharedMemory(incoming))
     try:
-        _serve(Channel(link))
+        _serve(Channel(link), Tally(tally))
     except ChannelClosed:
         os._exit(0)  # threads of a runtime must not keep it
     except CorruptFrame as error:
@@ -59,16 +60,16 @@ def _settle_in(parent: int, memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
 
-def _serve(channel: Channel) -> NoReturn:
+def _serve(channel: Channel, begun: Tally) -> NoReturn:
     opened = _open(channel)
     while True:
-        _answer_next(channel, opened)
+        _answer_next(channel, begun, opened)
 
 
-def _answer_next(channel: Channel, opened: OpenedEngines) -> None:
+def _answer_next(channel: Channel, begun: Tally, opened: OpenedEngines) -> None:
     """Run one call; nothing of it lives on here but what is to be remembered."""
     message = channel.receive()
-    channel.send(message.number, Begun())
+    begun.add()
     answered = answer(opened, message)
     channel.send(message.number, answered.body, answered.parcel)
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from foreframe_engines import Conditioning, Contract, GridScore, StepRow, TokenHistory, TokenRow, TokenSpec
+from foreframe_engines.solvers import initial_state
 from foreframe_engines.types import Latents, StepState
 from foreframe_server.processes.channel import Message, at
 from foreframe_server.processes.frames import CorruptFrame
@@ -17,7 +18,6 @@ from foreframe_server.processes.messages import (
     DecodeCall,
     DenoiseCall,
     DetokenizeCall,
-    DrawCall,
     EncodeCall,
     ReadCall,
     ReadPart,
@@ -77,12 +77,8 @@ class ProcessRolloutEngine:
         return Conditioning(own, {name: at(message.arrays, index) for name, index in reply.tables.items()})
 
     def initial_latents(self, conditioning: Conditioning, noise: Float32[np.ndarray, "f c y x"]) -> StepState:
-        """Put a member's noise for the future behind the clean context latents."""
-
-        def write(parcel: Parcel) -> DrawCall:
-            return DrawCall(conditioning=_write_conditioning(conditioning, parcel), noise=parcel.put(noise))
-
-        return _sole(self._run(write, "draw", 1))
+        """Put a member's noise for the future behind the clean context latents, on this side."""
+        return initial_state(conditioning.context_latents, noise, self.contract.sampler.solver)
 
     def noise_shape(self) -> tuple[int, int, int, int]:
         """Shape `f c y x` of the noise of one member's future latents."""

@@ -82,14 +82,6 @@ class SharedPart(_Message):
     tables: dict[str, Index]
 
 
-class DrawCall(_Message):
-    """Asks a rollout engine for initial latents."""
-
-    kind: Literal["draw"] = "draw"
-    conditioning: SharedPart
-    noise: Index
-
-
 class StepPart(_Message):
     """A row of a step; `conditioning` counts into the call's."""
 
@@ -192,12 +184,6 @@ class Hello(_Message):
     folder: str | None
 
 
-class Begun(_Message):
-    """Says that a call has been read and begins now."""
-
-    kind: Literal["begun"] = "begun"
-
-
 class Arrays(_Message):
     """Answers with arrays."""
 
@@ -240,11 +226,11 @@ class Failure(_Message):
     message: str
 
 
-RolloutCall: TypeAlias = EncodeCall | ConditionCall | DrawCall | StepCall | DenoiseCall | DecodeCall
+RolloutCall: TypeAlias = EncodeCall | ConditionCall | StepCall | DenoiseCall | DecodeCall
 LikelihoodCall: TypeAlias = TokenizeCall | DetokenizeCall | ReadCall
 Call: TypeAlias = Ping | RolloutCall | LikelihoodCall
 Reply: TypeAlias = Arrays | ConditioningReply | Scores | Failure
-Body: TypeAlias = Open | Call | Hello | Begun | Reply
+Body: TypeAlias = Open | Call | Hello | Reply
 
 
 class Frame(_Message):

@@ -19,9 +19,10 @@ from foreframe_server.processes.answering import ERRORS
 from foreframe_server.processes.channel import Channel, ChannelClosed, Link, Message
 from foreframe_server.processes.frames import CorruptFrame
 from foreframe_server.processes.limits import ProcessLimits
-from foreframe_server.processes.messages import Begun, Body, Call, Failure, Hello, Open
+from foreframe_server.processes.messages import Body, Call, Failure, Hello, Open
 from foreframe_server.processes.parcels import Parcel
 from foreframe_server.processes.shared_memory import SharedMemory
+from foreframe_server.processes.tally import Tally
 
 Write: TypeAlias = Callable[[Parcel], Call]
 """Writes a call: its arrays into the parcel, and the body that counts into them."""
@@ -45,14 +46,16 @@ class EngineProcess:
     Spawn it in a thread that outlives it: the system ends it with that thread.
     """
 
-    def __init__(self, popen: "subprocess.Popen[bytes]", link: Link) -> None:
-        """Take over a process that runs `child`, and this side's end of the link."""
+    def __init__(self, popen: "subprocess.Popen[bytes]", link: Link, begun: Tally) -> None:
+        """Take over a process that runs `child`, this side's end of the link, and the tally of the calls it began."""
         self.pid = popen.pid
         self.lost: str | None = None
         """Why it was given up, when it was not found dead."""
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
         self._link = link
+        self._begun = begun
+        self._num_answered = 0
         self._channel = Channel(link, self._wait_readable)
         self._numbers = count(1)
         self._until_s = 0.0
@@ -73,8 +76,9 @@ class EngineProcess:
         with ExitStack() as undo:
             outgoing, incoming = (undo.enter_context(closing(SharedMemory.create())) for _ in range(2))
             ours, theirs = (undo.enter_context(end) for end in socket.socketpair())
+            begun = undo.enter_context(closing(Tally.create()))
             link = Link(ours, outgoing, incoming)
-            process = cls(_popen(theirs.fileno(), link, limits.memory_bytes), link)
+            process = cls(_popen(theirs.fileno(), link, begun, limits.memory_bytes), link, begun)
             undo.pop_all()
         theirs.close()
         return process
@@ -94,7 +98,7 @@ class EngineProcess:
     def call(self, write: Write, limit_s: float) -> Message:
         """Run a call. Raises the EngineError that it raised, or ProcessLost."""
         message = self._ask(write, limit_s, is_call=True)
-        if isinstance(message.body, Begun | Hello | Open):
+        if isinstance(message.body, Hello | Open):
             raise self._lose("corrupt", has_run=True)
         return message
 
@@ -112,24 +116,28 @@ class EngineProcess:
         code = self._popen.wait()
         os.close(self._pidfd)
         self._link.close()
+        self._begun.close()
         return code
 
     def _ask(self, write: Callable[[Parcel], Body], limit_s: float, *, is_call: bool) -> Message:
         self._until_s = time.monotonic() + limit_s
         parcel = Parcel(self._channel.sent)
         body = write(parcel)
-        number, has_run = next(self._numbers), not is_call
+        number = next(self._numbers)
         try:
             self._send(number, body, parcel)
-            if is_call:
-                has_run = isinstance(self._next(number).body, Begun)
             message = self._next(number)
             self._channel.trim()
         except (ChannelClosed, TimeoutError, CorruptFrame) as error:
-            raise self._lose(_reason(error), has_run=has_run) from error
+            raise self._lose(_reason(error), has_run=not is_call or self._has_begun()) from error
+        self._num_answered += is_call
         if isinstance(message.body, Failure):
             raise _ERRORS[message.body.error](message.body.message)
         return message
+
+    def _has_begun(self) -> bool:
+        """Tell whether the call that is lost was read and began."""
+        return self._begun.take() > self._num_answered
 
     def _send(self, number: int, body: Body, parcel: Parcel) -> None:
         self._link.socket.settimeout(max(0.001, self._until_s - time.monotonic()))
@@ -164,8 +172,8 @@ def _reason(error: EngineError | ChannelClosed | TimeoutError) -> str:
     return "corrupt" if isinstance(error, CorruptFrame) else "crash"
 
 
-def _popen(descriptor: int, link: Link, memory_bytes: int | None) -> "subprocess.Popen[bytes]":
-    descriptors = (descriptor, link.incoming.fd, link.outgoing.fd)
+def _popen(descriptor: int, link: Link, begun: Tally, memory_bytes: int | None) -> "subprocess.Popen[bytes]":
+    descriptors = (descriptor, link.incoming.fd, link.outgoing.fd, begun.fd)
     arguments = [str(number) for number in (*descriptors, os.getpid(), memory_bytes or 0)]
     # What can be imported here can be imported there, and nothing from the folder that it happens to start in.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -15,7 +15,6 @@ from foreframe_server.processes.frames import (
     unpack,
 )
 from foreframe_server.processes.messages import (
-    Begun,
     ConditioningReply,
     DecodeCall,
     Failure,
@@ -34,7 +33,7 @@ NUM_FUZZED = 100_000
 
 FRAMES = [
     Frame(number=1, body=Ping()),
-    Frame(number=2, forget=(3, 4), body=Begun()),
+    Frame(number=2, forget=(3, 4), body=Ping()),
     Frame(
         number=3,
         arrays=(Sent(dtype="uint8", shape=(4, 8, 8, 3)), Known(number=9)),
