@@ -37,6 +37,11 @@ class Share:
     index: int = 0
     count: int = 1
 
+    @property
+    def is_part(self) -> bool:
+        """Whether other devices compute the rest."""
+        return self.count > 1
+
     def holds(self, member: int) -> bool:
         """Whether a member is this device's."""
         return member // 2 % self.count == self.index

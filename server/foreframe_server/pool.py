@@ -157,7 +157,10 @@ class WorkerPool:
         return await self.wait(self.admit(query, call))
 
     def admit(self, query: Query, call: Call, *, first_member: int = 0, listener: Listener | None = None) -> PoolTicket:
-        """Put a query into the queues of as many workers as it has pairs of members, or into the shortest."""
+        """Put a query into the queues of as many workers as it has pairs of members, or into the shortest.
+
+        What it replaces ends once every part was admitted. Raises what `Workers.admit` raises, and Superseded.
+        """
         older = self._find_older(query, call)
         ticket = PoolTicket(call, first_member, query.ensemble.size)
         workers = self._choose(query, call, first_member)

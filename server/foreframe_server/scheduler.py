@@ -77,6 +77,7 @@ class Scheduler:
     def add(self, job: Job, now: float) -> None:
         """Admit a job; of a stream only the newest lives on, which may be one that was admitted before.
 
+        A part of a job ends nothing: the others may be refused, so who dealt them out ends what is older, later.
         Raises TooExpensive or DeadlineUnmeetable when it could never be served, LoadedDeadline or Overloaded with
         `retry_after_ms` when it cannot be served now.
         """
@@ -85,6 +86,8 @@ class Scheduler:
         self._check_room(job, same_stream, now)
         job.arrival = next(self._arrivals)
         self._jobs[job.id] = job
+        if job.share.is_part:
+            return
         *older, _ = sorted([*same_stream, job], key=lambda each: (each.received_s, each.arrival))
         for other in older:
             self._end(other, Ending.SUPERSEDED)

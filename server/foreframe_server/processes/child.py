@@ -1,6 +1,6 @@
 """The process that runs engines: opens a model, says hello, then answers calls until its parent is gone.
 
-`python -m foreframe_server.processes.child SOCKET OUTGOING INCOMING TALLY PARENT MEMORY_BYTES`: four descriptors, a pid.
+`python -m foreframe_server.processes.child SOCKET OUTGOING INCOMING TALLY PARENT MEMORY_BYTES`: four descriptors first.
 It has one way to end, which is to be killed.
 """
 
