@@ -116,6 +116,7 @@ class ChosenRolloutEngine:
         self.contract: Contract = engines[choice.decoder].contract
         self.choice = choice
         self.determinism = _determinism(list(engines.values()), choice)
+        self.num_lanes = max(engines[name].num_lanes for name in choice.steppers.values())
         self._engines = dict(engines)
         self._steppers = choice.steppers
         self._decoder = engines[choice.decoder]

@@ -5,6 +5,7 @@ Members are uint8, so sums and sums of squares are integers: merging is exact an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8, UInt32, UInt64
@@ -14,7 +15,7 @@ from foreframe_engines.types import EnsembleSpec, NoisePlan, Prediction, Reducer
 _WHITE = 255
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class EnsembleStatistics:
     """Count, sum and sum of squares of members, for each pixel and channel. Holds up to 2**24 members.
 
@@ -83,7 +84,7 @@ class EnsembleStatistics:
         if self.count == 1:
             return np.zeros(self.total.shape[:-1], np.float32)
         if plan is NoisePlan.ANTITHETIC and self.num_pairs > 1:
-            between, within = self._mean_squares()
+            between, within = self._mean_squares
             levels = (between + within) / 2
         else:
             levels = self._deviations() / self._divisor(plan)
@@ -101,7 +102,7 @@ class EnsembleStatistics:
         """
         if plan is NoisePlan.IID or self.num_pairs < 2:
             return None
-        between, within = (float(each.mean()) for each in self._mean_squares())
+        between, within = (float(each.mean()) for each in self._mean_squares)
         return (between - within) / (between + within) if between + within > 0 else None
 
     def effective_members(self, plan: NoisePlan) -> float | None:
@@ -127,7 +128,7 @@ class EnsembleStatistics:
             return _root_mean(self._deviations() / (n * n * (n - 1))) if n > 1 else None
         if self.num_pairs < 2:
             return None
-        between, within = self._mean_squares()
+        between, within = self._mean_squares
         single = (between + within) / 2 if n % 2 else 0
         return _root_mean((2 * self.num_pairs * between + single) / n**2)
 
@@ -148,6 +149,7 @@ class EnsembleStatistics:
         pairs = self.num_pairs if plan is NoisePlan.ANTITHETIC else 0
         return self.count * (self.count - 1) + 2 * pairs
 
+    @cached_property
     def _mean_squares(self) -> tuple[Float64[np.ndarray, "f h w 3"], Float64[np.ndarray, "f h w 3"]]:
         """Return the mean squares between and within two or more pairs, in squared grey levels.
 

@@ -51,6 +51,7 @@ class GraphRolloutEngine:
         require_tables(sessions)
         self.contract = contract
         self.determinism = determinism
+        self.num_lanes = num_lanes
         self._sessions = dict(sessions)
         self._lanes = Lanes(num_lanes, buckets or contract.buckets)
         self._resident = _find_resident(sessions, is_wanted=is_resident)

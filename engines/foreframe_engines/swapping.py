@@ -86,6 +86,7 @@ class SwappingRolloutEngine:
         self.contract: Contract = fallback.contract
         # Equal queries may be answered by either engine.
         self.determinism = weaker(fallback.determinism, "tolerance")
+        self.num_lanes = fallback.num_lanes
         self.handover = Handover(Stage.PREPARING)
         self._prepare, self._tolerance, self._on_end = prepare, tolerance, on_end
         self._current = _Lease(fallback)

@@ -99,6 +99,7 @@ class ToyRolloutEngine:
     """
 
     determinism = "bitwise"
+    num_lanes = 1
 
     def __init__(self, contract: Contract | None = None, *, step_hook: StepHook | None = None) -> None:
         self.contract = contract or toy_contract()

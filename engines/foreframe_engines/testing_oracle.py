@@ -103,6 +103,7 @@ class OracleEngine:
     """A rollout engine of hashes whose rows never touch. is_calm: knobs do nothing, as for whoever checks answers."""
 
     determinism = "bitwise"
+    num_lanes = 1
 
     def __init__(self, *, pace: Pace | None = None, is_calm: bool = False, sleep: Sleep = time.sleep) -> None:
         self.contract = oracle_contract()

@@ -56,15 +56,14 @@ class TorchOptions:
     compiler: str = "inductor"
 
 
-def open_torch_engine(bundle_path: Path, options: TorchOptions) -> GraphRolloutEngine:
+def open_torch_engine(bundle: Bundle, options: TorchOptions) -> GraphRolloutEngine:
     """Open a bundle's rollout model on torch; between steps its states stay on the device.
 
-    Raises BundleError when the bundle is damaged, was not exported by this package, or its weights do not fit;
-    RuntimeUnavailable when the device is missing or cannot do what is asked.
+    Raises BundleError when the bundle was not exported by this package, or its weights do not fit; RuntimeUnavailable
+    when the device is missing or cannot do what is asked.
     """
     require_options(options)
-    bundle = Bundle.open(bundle_path)
-    models = load_models_onto(bundle_path, options)
+    models = load_models_onto(bundle.path, options)
     if options.is_compiled:
         compile_blocks(models.rollout.transformer, options.compiler)
     graphs = picture_graphs_of(models) | flow_graphs_of(models.rollout, solver=bundle.contract.sampler.solver)

@@ -3,7 +3,6 @@
 A policy is a dependency of the matched route, so that no path, Host or method can lead around it.
 """
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -23,6 +22,7 @@ from foreframe_server.keys import Key, KeyFileError, Quota, Scope
 from foreframe_server.problems import NotFound
 from foreframe_server.quotas import Quotas
 from foreframe_server.settings import Settings, SettingsError
+from foreframe_server.sites import Sites, is_loopback
 
 ADMIN_LISTENER: Final = "admin"
 """What the door writes into `scope["state"]["listener"]` for connections of the operators' listener."""
@@ -172,6 +172,7 @@ class Gate:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.quotas = Quotas(clock)
+        self._sites = Sites.read(settings.http, has_keys=settings.keys.file is not None)
         self._has_admin_listener = settings.http.admin_port is not None
         self._now = now
         self._failures = FailureLimit(settings.keys.max_failures, clock)
@@ -184,6 +185,7 @@ class Gate:
         """Find out who asks. Raises as `Policy.__call__`."""
         if policy.is_operational and self._has_admin_listener and _listener(connection) != ADMIN_LISTENER:
             raise NotFound("This server has no such path.")
+        self._sites.check(connection.headers)
         if not policy.scopes:
             return _Entrance(self, _STRANGER)
         if self._keys is None:
@@ -245,12 +247,7 @@ def check_exposure(settings: Settings) -> None:
 
 def is_local(host: str) -> bool:
     """Whether nobody outside this machine reaches an address or a socket; of names only `localhost` is known."""
-    if host.startswith(_UNIX_PREFIX):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host.startswith(_UNIX_PREFIX) or is_loopback(host)
 
 
 def _policies(dependant: object) -> Iterator[Policy]:

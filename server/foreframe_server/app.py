@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from foreframe_engines import BundleError
 from foreframe_server.access import Gate, check_exposure, check_policies
 from foreframe_server.admin_schemas import LoadRequest
 from foreframe_server.cache import RedisTier, ResultCache
@@ -201,8 +202,11 @@ async def _start_or_say_why(host: Host, starter: ModelStarter, open_engines: Ope
     host.repository = ModelRepository(host.settings, host.metrics, starter, open_engines, host.models)
     try:
         await host.repository.start()
-    except Exception:  # noqa: BLE001 - a task that nobody awaits: what stops the start is logged, and health tells
-        host.has_failed = True
+    except BundleError as error:
+        host.failure = error
+        _log.error("the model could not be started", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - a task that nobody awaits: what stops the start is logged, and health tells
+        host.failure = error
         _log.exception("the model could not be started")
 
 

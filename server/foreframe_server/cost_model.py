@@ -12,6 +12,8 @@ _QUANTILE = 0.75
 _STEP = 0.05
 _ERROR_SMOOTHING = 0.05
 _KNEE_SHARE = 0.9
+_ROOMY_S = 0.04
+"""What a forward may take where nobody waits for its end: what each costs beside its rows is then a small share."""
 
 
 class SlowQuantile:
@@ -33,11 +35,12 @@ class CostModel:
     """Predicted seconds of preparing a job, of forwards of so many rows, and of decoding frames.
 
     Before anything is observed every prediction is 0. `max_rows` is the most rows of a forward that are worth waiting
-    for: the fewest whose rows a second come within 10 % of the best.
+    for: the fewest, but one for each lane, whose rows a second come within 10 % of the best.
     """
 
-    def __init__(self, buckets: Sequence[int], *, max_rows: int | None = None) -> None:
+    def __init__(self, buckets: Sequence[int], *, max_rows: int | None = None, num_lanes: int = 1) -> None:
         self._buckets = tuple(buckets)
+        self._least_rows = min(num_lanes, self._buckets[-1])
         self._fixed_rows = max_rows
         self._steps: dict[int, SlowQuantile] = {}
         self._prepare = SlowQuantile()
@@ -55,6 +58,19 @@ class CostModel:
     def row_s(self) -> float:
         """Predicted seconds of one row in a forward that is full."""
         return self.step_s(self.max_rows) / self.max_rows
+
+    @property
+    def roomy_rows(self) -> int:
+        """The most rows of a forward where nobody waits for its end: several times `max_rows`, or as many."""
+        forward_s = self.step_s(self.max_rows)
+        if self._fixed_rows is not None or forward_s <= 0:
+            return self.max_rows
+        return max(self.max_rows, min(self.max_rows * int(_ROOMY_S / forward_s), self._buckets[-1]))
+
+    def turn_members(self, frames: int, *, is_roomy: bool) -> int:
+        """Return how many members of so many frames to decode before others have a turn; at least one."""
+        turn_s, member_s = self.step_s(self.max_rows), self.decode_s(frames)
+        return max(1, int(max(turn_s, is_roomy * _ROOMY_S) / member_s)) if member_s > 0 else 1
 
     def step_s(self, rows: int) -> float:
         """Predict a forward of so many rows: as it was seen, or as the next larger size that was."""
@@ -89,7 +105,7 @@ class CostModel:
             rates = {rows: rows / value for rows, value in seconds.items() if value > 0}
             best = max(rates.values(), default=0.0)
             worthwhile = [rows for rows, rate in rates.items() if rate >= _KNEE_SHARE * best]
-            self.max_rows = min(worthwhile, default=self.max_rows)
+            self.max_rows = max(self._least_rows, min(worthwhile, default=self.max_rows))
 
     def observe_step(self, rows: int, seconds: float) -> None:
         """Learn from one forward."""

@@ -15,18 +15,51 @@ class ClientLeft(RequestTimeout):
 
 
 @contextlib.asynccontextmanager
-async def watching(call: Call) -> AsyncIterator[asyncio.Task[None]]:
-    """Watch for the client's hanging up: the task ends when it has."""
-    watch = asyncio.create_task(_until_disconnected(call))
+async def watching(call: Call) -> AsyncIterator[asyncio.Future[None]]:
+    """Watch for the client's hanging up: the future is done when it has. Short calls are over before a second look."""
+    watch = _Watch(call)
     try:
-        yield watch
+        await watch.look()
+        yield watch.left
     finally:
-        watch.cancel()
+        watch.end()
 
 
-async def _until_disconnected(call: Call) -> None:
-    if call.is_disconnected is None:
-        await asyncio.Event().wait()
-        return
-    while not await call.is_disconnected():  # noqa: ASYNC110 - a connection tells only when it is asked
-        await asyncio.sleep(_POLL_S)
+class _Watch:
+    """Asks again and again whether one client has left."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def look(self) -> None:
+        """Look now, and again and again from a while later on where the client is there."""
+        is_disconnected = self._call.is_disconnected
+        if is_disconnected is None:
+            return
+        if await is_disconnected():
+            self._say_left()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(_POLL_S, self._begin)
+
+    def end(self) -> None:
+        """Ask no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _begin(self) -> None:
+        self._asking = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        is_disconnected = self._call.is_disconnected
+        while is_disconnected is not None and not await is_disconnected():  # noqa: ASYNC110 - it tells only when asked
+            await asyncio.sleep(_POLL_S)
+        self._say_left()
+
+    def _say_left(self) -> None:
+        if not self.left.done():
+            self.left.set_result(None)

@@ -29,6 +29,7 @@
 A message is written for a person and never repeats the input, a path or a traceback.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -200,6 +201,16 @@ class WorkerCrashed(ServiceError):
     """Two workers died while they held this request."""
 
     code, status, title = "worker_crashed", 500, "The worker crashed"
+
+
+def not_ready() -> NotReady:
+    """Say that the server is starting or stopping."""
+    return NotReady("The server is starting or stopping.", retry_after_ms=1000)
+
+
+def retry_ms(wait_s: float) -> int:
+    """Say in `retry_after_ms` that the same call may succeed after so long."""
+    return max(1, math.ceil(1000 * wait_s))
 
 
 CODES: tuple[type[ServiceError], ...] = (

@@ -18,10 +18,12 @@ from foreframe_engines import Contract, EnsembleSpec, Query, Sampling, Strategy
 from foreframe_engines.bundle import read_bundle_file
 from foreframe_engines.choice import name_machine
 from foreframe_engines.strict_json import JsonRecord, parse_json
-from foreframe_server.calls import CachePolicy, Call
+from foreframe_server.calls import Call
 from foreframe_server.errors import ModelFault
 from foreframe_server.hosting import HostedModel
+from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.likelihoods import LikelihoodQuery, Scenario
+from foreframe_server.metrics import Metrics
 from foreframe_server.observations import StoredObservation
 
 GOLDEN_FILE: Final = "golden.json"
@@ -47,17 +49,18 @@ async def check_golden(model: HostedModel, known: str | None = None) -> str:
 async def ask_golden(model: HostedModel) -> str:
     """Return the SHA-256 of a model's golden answers: pixels and nats. Raises what a call raises."""
     digest = hashlib.sha256()
-    call = Call(request_id="golden", received_s=time.monotonic(), cache=CachePolicy.BYPASS)
-    if model.service is not None:
-        answer = await model.service.predict(_golden_query(model.contract), call)
-        digest.update(answer.prediction.frames.tobytes())
-    if model.likelihoods is not None:
-        read = await model.likelihoods.score(_golden_reading(model.contract), call)
+    call = Call(request_id="golden", received_s=time.monotonic())
+    # Past the services that count, cache and record what is asked: nobody asked this.
+    if model.worker is not None:
+        (frames,) = (await model.worker.submit(golden_query(model.contract), call)).members
+        digest.update(frames.tobytes())
+    if model.reader is not None:
+        read = await LikelihoodService(model.reader, Metrics(), None).score(golden_reading(model.contract), call)
         digest.update(np.float64(read.nats.bits_total).tobytes())
     return digest.hexdigest()
 
 
-def _golden_query(contract: Contract) -> Query:
+def golden_query(contract: Contract) -> Query:
     """One evaluation of one member, and the last frame of the horizon."""
     clip = _draw_clip(contract, contract.context_frames + contract.horizon)
     return Query(
@@ -70,7 +73,7 @@ def _golden_query(contract: Contract) -> Query:
     )
 
 
-def _golden_reading(contract: Contract) -> LikelihoodQuery:
+def golden_reading(contract: Contract) -> LikelihoodQuery:
     """One window of frames, given the one before it."""
     if contract.tokens is None:
         raise RuntimeError("a model without tokens reads none")

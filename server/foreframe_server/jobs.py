@@ -125,6 +125,11 @@ class Job:
         return [member for member in self.members if self.is_whole(member)]
 
     @property
+    def num_unfinished(self) -> int:
+        """How many members have steps before them."""
+        return sum(not self.is_whole(member) for member in self.members)
+
+    @property
     def has_answer(self) -> bool:
         """Whether something could be returned now: known members, whole ones, or for `degrade` a first step."""
         if self.is_top_up or self.is_whole(self.members[0]):

@@ -77,7 +77,10 @@ CODE_LABELS: Final = frozenset(
     {"ok", "not_found", "method_not_allowed", "extension_missing", *(error.code for error in CODES)}
 )
 _RECORDS: Final = (Timings, ReadTimings, ScoreTimings, HoldTimings)
-STAGES: Final = frozenset(field.name for record in _RECORDS for field in fields(record)) - {"step_batch_mean", "cold"}
+_STAGES_OF: Final = {
+    record: frozenset(field.name for field in fields(record)) - {"step_batch_mean", "cold"} for record in _RECORDS
+}
+STAGES: Final = frozenset[str]().union(*_STAGES_OF.values())
 WIRE_STAGES: Final = frozenset({"receive", "decode", "respond", "total"})
 WORK_STAGES: Final = STAGES - WIRE_STAGES
 DEADLINE_OUTCOMES: Final = frozenset({"met", "late", "degraded", "exceeded"})
@@ -115,6 +118,7 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self._busy_ratios: dict[int, float] = {}
         self._waiting_s: dict[int, float] = {}
+        self._stages: dict[str, Histogram] = {}
         self._add_request_series()
         self._add_engine_series()
         self._add_outcome_series()
@@ -219,10 +223,15 @@ class Metrics:
 
     def observe_stages(self, timings: StageTimings, stages: frozenset[str] = WORK_STAGES) -> None:
         """Record those stages that took time. stages: the models' work by default, or `WIRE_STAGES`."""
-        for stage in stages.intersection(field.name for field in fields(timings)):
+        for stage in stages & _STAGES_OF[type(timings)]:
             milliseconds = getattr(timings, stage)
             if milliseconds > 0:
-                self._stage_seconds.labels(stage).observe(milliseconds / 1000)
+                self._stage(stage).observe(milliseconds / 1000)
+
+    def _stage(self, stage: str) -> Histogram:
+        if stage not in self._stages:
+            self._stages[stage] = self._stage_seconds.labels(stage)
+        return self._stages[stage]
 
     def observe_members(self, kind: str, count: int) -> None:
         """Record how many members an answer asked for, got or found. kind: requested, returned, cached."""

@@ -3,6 +3,7 @@
 Plain ASGI, so that bodies are bounded while they arrive and no reply is copied. Knows no route.
 """
 
+import asyncio
 import contextlib
 import re
 import secrets
@@ -10,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import anyio
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -184,17 +184,19 @@ class _BoundedReceive:
         self._receive = receive
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
-        self._deadline_s = anyio.current_time() + timeout_s
+        self._deadline_s = asyncio.get_running_loop().time() + timeout_s
         self._num_bytes = 0
         self._is_whole = False
 
     async def __call__(self) -> Message:
         if self._is_whole:
             return await self._receive()
-        with anyio.CancelScope(deadline=self._deadline_s) as scope:
-            message = await self._receive()
-        if scope.cancelled_caught:
-            raise RequestTimeout(f"The body did not arrive within {self._timeout_s:g} s.", retry_after_ms=1000)
+        try:
+            async with asyncio.timeout_at(self._deadline_s):
+                message = await self._receive()
+        except TimeoutError:
+            detail = f"The body did not arrive within {self._timeout_s:g} s."
+            raise RequestTimeout(detail, retry_after_ms=1000) from None
         self._count(message)
         return message
 

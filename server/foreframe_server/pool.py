@@ -17,7 +17,7 @@ from foreframe_engines.selftest import weaker
 from foreframe_engines.types import Latents
 from foreframe_server.calls import Call, Timings
 from foreframe_server.cost_model import SlowQuantile
-from foreframe_server.errors import NotReady, ServiceError, Superseded
+from foreframe_server.errors import ServiceError, Superseded, not_ready
 from foreframe_server.jobs import Ending, Share
 from foreframe_server.tickets import Admitted, Frames, Listener, WorkerResult
 from foreframe_server.workers import PartTicket, PartWorker
@@ -142,11 +142,6 @@ class WorkerPool:
         """Tell each kind of work, with its rows, and what it takes on the first device."""
         return self._workers[0].known_costs()
 
-    def start(self) -> None:
-        """Start every worker's thread."""
-        for worker in self._workers:
-            worker.start()
-
     async def warm_up(self) -> None:
         """Run everything once on every device, one after another: they may share what they would be measured on."""
         for worker in self._workers:
@@ -227,7 +222,7 @@ class WorkerPool:
     def _by_load(self) -> list[PartWorker]:
         ready = [worker for worker in self._workers if worker.is_ready]
         if not ready:
-            raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+            raise not_ready()
         return sorted(ready, key=lambda worker: worker.pending_s)
 
     def _choose(self, query: Query, call: Call, first_member: int) -> list[PartWorker]:

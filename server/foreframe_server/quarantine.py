@@ -87,7 +87,8 @@ class Quarantine:
         """
         mine = {id(deaths): deaths for deaths in held}.values()
         with self._border:
-            self._border.wait_for(lambda: all(deaths.has_room for deaths in mine))
+            if not all(deaths.has_room for deaths in mine):
+                self._border.wait_for(lambda: all(deaths.has_room for deaths in mine))
             for deaths in mine:
                 deaths.num_running += 1
         try:

@@ -15,7 +15,7 @@ from itertools import count, islice
 from foreframe_engines.types import OnDeadline, Priority, StepState
 from foreframe_server.budgets import Budgets
 from foreframe_server.cost_model import CostModel
-from foreframe_server.errors import DeadlineUnmeetable, LoadedDeadline, Overloaded, TooExpensive
+from foreframe_server.errors import DeadlineUnmeetable, LoadedDeadline, Overloaded, TooExpensive, retry_ms
 from foreframe_server.jobs import Ending, Job, Outcome, Row, StepBatch, can_share, due_s, is_bulk, later_deadline
 
 _OPTIMISM = 0.7
@@ -167,7 +167,13 @@ class Scheduler:
         if first is not None:
             yield first
             company = (row for row in rows if can_share(first.job, row.job))
-            yield from islice(company, self.cost.max_rows - 1)
+            yield from islice(company, self._num_rows() - 1)
+
+    def _num_rows(self) -> int:
+        """Return how many rows the next forward has: more where nobody waits for its end."""
+        roomy = self.cost.roomy_rows
+        is_roomy = all(job.deadline_s is None and job.num_unfinished >= roomy for job in self._jobs.values())
+        return roomy if is_roomy else self.cost.max_rows
 
     def _mix(self, now: float) -> Iterator[Row]:
         """Yield all rows that wait, from class to class by weight."""
@@ -256,14 +262,14 @@ class Scheduler:
         ahead = [other for other in self._jobs.values() if is_bulk(other) <= is_bulk(job) and other not in leaving]
         ahead_s = sum(self._work_s(other) for other in ahead)
         if ahead_s + self._work_s(job) > self.max_pending_s:
-            raise Overloaded("More work waits than the server takes on.", retry_after_ms=_milliseconds(ahead_s))
+            raise Overloaded("More work waits than the server takes on.", retry_after_ms=retry_ms(ahead_s))
         if job.deadline_s is None:
             return
         first = [other for other in ahead if due_s(other, self._patience_s) <= job.deadline_s]
         first_s = sum(self._time_s(other, other.num_least_rows) for other in first)
         # Not optimistic here: work that is begun and then given up is taken from those who could have been in time.
         if first_s > 0 and now + _CAUTION * (first_s + self._least_s(job)) > job.deadline_s:
-            raise LoadedDeadline("Too much work waits to meet this deadline.", retry_after_ms=_milliseconds(first_s))
+            raise LoadedDeadline("Too much work waits to meet this deadline.", retry_after_ms=retry_ms(first_s))
 
     def _work_s(self, job: Job) -> float:
         """Predict the device's time for all that a job still waits for."""
@@ -316,7 +322,3 @@ def milder(one: OnDeadline, other: OnDeadline) -> OnDeadline:
     """Return the way of ending that returns more."""
     order = (OnDeadline.DEGRADE, OnDeadline.PARTIAL, OnDeadline.FAIL)
     return min(one, other, key=order.index)
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(1000 * seconds))

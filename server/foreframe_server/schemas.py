@@ -421,33 +421,6 @@ class Version(WireReply):
     version: str
 
 
-class Limits(WireReply):
-    """The bounds that the door enforces; a model's own are in its contract."""
-
-    max_body_bytes: int
-    body_timeout_s: float
-    max_message_bytes: int = Field(description="Of one message of a websocket.")
-    max_in_flight: int = Field(description="Unanswered requests of one websocket.")
-    max_json_values: int
-    max_picture_pixels: int
-    max_ensemble_size: int
-    max_steps: int
-    max_candidates: int
-    min_deadline_ms: int
-    max_deadline_ms: int
-    max_pending_read_s: float = Field(description="Predicted seconds of token reads that may be ahead of new ones.")
-    observation_ttl_s: float
-    max_observation_ttl_s: float
-    max_observation_bytes: int = Field(description="Of all uploaded observations together.")
-    session_ttl_s: float = Field(description="After its last use.")
-    max_session_ttl_s: float
-    max_sessions: int
-    max_session_bytes: int = Field(description="Of one session.")
-    max_step_rows: int = Field(description="State rows of one step of a session.")
-    max_error_bytes: int
-    max_errors: int
-
-
 class ProblemReason(WireReply):
     """One thing wrong with a request."""
 

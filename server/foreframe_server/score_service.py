@@ -118,7 +118,8 @@ class ScoreService:
         async with watching(call) as client_left:
             scoring = asyncio.create_task(self._score(query, call))
             try:
-                await asyncio.wait({scoring, client_left}, return_when=asyncio.FIRST_COMPLETED)
+                news: set[asyncio.Future[ScoreAnswer] | asyncio.Future[None]] = {scoring, client_left}
+                await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
                 if not scoring.done():
                     raise ClientLeft("The client left.")
                 return scoring.result()

@@ -218,10 +218,13 @@ class PredictionService:
 
     def _launch(self, query: Query, call: Call, route: _Route | None, *, wants_estimate: bool) -> Flight:
         flight = Flight(query, call, wants_estimate=wants_estimate)
-        flight.landing = asyncio.create_task(self._land(flight, route))
-        flight.landing.add_done_callback(_look_at)
-        if route is not None:
+        if route is None:
+            ticket = self._admit(flight)
+            flight.landing = asyncio.create_task(self._wait(flight, ticket))
+        else:
+            flight.landing = asyncio.create_task(self._land(flight, route))
             self._flights[route] = flight
+        flight.landing.add_done_callback(_look_at)
         return flight
 
     def _stretch(self, flight: Flight, query: Query, call: Call) -> bool:
@@ -251,11 +254,11 @@ class PredictionService:
         if route is not None and self._flights.get(route) is flight:
             del self._flights[route]
 
-    async def _land(self, flight: Flight, route: _Route | None) -> None:
+    async def _land(self, flight: Flight, route: _Route) -> None:
         """Bring the members that are known, then compute the rest."""
         lease = None
         try:
-            if route is not None and route.policy is CachePolicy.USE:
+            if route.policy is CachePolicy.USE:
                 await self._look_up(flight, route.key)
                 lease = await self._take_lease(flight, route.key)
             if len(flight.members) < flight.size:
@@ -296,15 +299,18 @@ class PredictionService:
 
     async def _compute(self, flight: Flight) -> None:
         try:
-            flight.ticket = self._worker.admit(
-                flight.query, flight.terms, first_member=len(flight.members), listener=flight
-            )
-            flight.accept()
-            await self._wait(flight, flight.ticket)
+            await self._wait(flight, self._admit(flight))
         except (Overloaded, LoadedDeadline):  # at once from a device here, a little later from elsewhere
             if flight.members and flight.terms.on_deadline is not OnDeadline.FAIL:
                 return  # what was known before is better than nothing
             raise
+
+    def _admit(self, flight: Flight) -> Admitted:
+        """Let the worker compute what a flight lacks. Raises what the worker's `admit` raises."""
+        ticket = self._worker.admit(flight.query, flight.terms, first_member=len(flight.members), listener=flight)
+        flight.ticket = ticket
+        flight.accept()
+        return ticket
 
     async def _wait(self, flight: Flight, ticket: Admitted) -> None:
         try:
@@ -312,10 +318,9 @@ class PredictionService:
         finally:
             self._metrics.observe_stages(self._timings(flight))
 
-    def _keep(self, flight: Flight, route: _Route | None, lease: Lease | None) -> None:
+    def _keep(self, flight: Flight, route: _Route, lease: Lease | None) -> None:
         """Store what was computed, after the riders have it; in memory at once, so that the next call finds it."""
-        has_news = route is not None and flight.num_computed > 0 and not flight.is_shortened
-        if route is not None and has_news:
+        if flight.num_computed > 0 and not flight.is_shortened:
             members = np.stack(flight.members)
             self._cache.remember(route.key, members)
             self._store(self._share(route.key, members, lease))
@@ -356,7 +361,7 @@ class PredictionService:
                     return await self._leave_early(flight, call)
 
     async def _is_time_up(
-        self, flight: Flight, changed: asyncio.Future[None], client_left: asyncio.Task[None], call: Call
+        self, flight: Flight, changed: asyncio.Future[None], client_left: asyncio.Future[None], call: Call
     ) -> bool:
         """Wait for news; True when this rider's time is up before the flight's. Raises ClientLeft, DeadlineExceeded."""
         left_s = None if call.deadline_s is None else call.deadline_s - self._clock()

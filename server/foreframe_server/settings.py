@@ -63,6 +63,15 @@ class HttpSettings(_Group):
         default="",
         description="Addresses, with commas between, whose X-Forwarded-For is believed.",
     )
+    hosts: str = Field(
+        default="",
+        description="Names, with commas between and without ports, that requests may be for beside this machine's own; "
+        "keys make any name do.",
+    )
+    origins: str = Field(
+        default="",
+        description="Other sites, with commas between, whose pages may ask, such as https://robots.example.",
+    )
     codec_threads: int = Field(default=2, ge=1, le=64, description="Threads that read and write pictures.")
     lame_duck_s: float = Field(default=2.0, ge=0, description="Time to serve on after SIGTERM, not ready any more.")
     drain_s: float = Field(default=25.0, ge=0, description="Time from SIGTERM for running requests to end.")

@@ -18,14 +18,12 @@ from foreframe_engines.types import Conditioning, Latents, StepState
 from foreframe_server.calls import Timings
 from foreframe_server.cost_model import CostModel
 from foreframe_server.jobs import Job, Member, StepBatch
-from foreframe_server.lru import LruBytes
-from foreframe_server.quarantine import Deaths, digest_arrays
+from foreframe_server.known_contexts import KnownContexts, context_digest
+from foreframe_server.quarantine import Deaths
 from foreframe_server.rescue import Errand, Rescue
 
 _NUM_ROUNDS = 5
 _GAIN = 0.1
-_ENTRY_BYTES = 1024
-"""What keeping a context costs beside its numbers, about: small ones would grow without end otherwise."""
 
 
 class JobStages:
@@ -47,13 +45,13 @@ class JobStages:
         self._cost = cost
         self._rescue = rescue
         self._clock = clock
-        self._contexts: LruBytes[Latents] = LruBytes(max_context_bytes)
+        self._contexts = KnownContexts(max_context_bytes)
 
     def encode(
         self, context: UInt8[np.ndarray, "t h w 3"], deaths: Deaths | None = None, deadline_s: float | None = None
     ) -> Latents:
         """Encode context frames (RGB 0..255), or find them encoded."""
-        errand = Errand(deaths or Deaths(), deadline_s, partial(_context_digest, context))
+        errand = Errand(deaths or Deaths(), deadline_s, partial(context_digest, context))
         return self._rescue.run(errand, partial(self._encode, context))
 
     def condition(self, job: Job, timings: Timings) -> None:
@@ -80,12 +78,11 @@ class JobStages:
         return self._rescue.run(job, partial(self._point, job, member))
 
     def _encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
-        digest = _context_digest(context)
-        latents = self._contexts.get(digest)
+        latents = self._contexts.get(context)
         if latents is None:
             latents = self._engine.encode(context)
             _require_finite(latents)
-            self._contexts.put(digest, latents, latents.nbytes + _ENTRY_BYTES)
+            self._contexts.put(context, latents)
         return latents
 
     def _condition(self, job: Job, timings: Timings) -> None:
@@ -149,7 +146,8 @@ class JobStages:
             seconds[larger] = math.inf
             for rows in (smaller, larger) * _NUM_ROUNDS:
                 seconds[rows] = min(seconds[rows], self._time_step([row] * rows))
-            if larger > smaller and larger * seconds[smaller] < (1 + _GAIN) * smaller * seconds[larger]:
+            is_gain = larger * seconds[smaller] >= (1 + _GAIN) * smaller * seconds[larger]
+            if larger > smaller and larger > self._engine.num_lanes and not is_gain:
                 break
         return seconds
 
@@ -169,10 +167,6 @@ class JobStages:
         started_s = self._clock()
         self._engine.step(rows)
         return self._clock() - started_s
-
-
-def _context_digest(context: UInt8[np.ndarray, "t h w 3"]) -> bytes:
-    return digest_arrays("context", (context,))
 
 
 def _require_finite(latents: Latents) -> None:

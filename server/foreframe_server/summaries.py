@@ -12,6 +12,9 @@ from foreframe_engines.ensemble import summarise
 from foreframe_server.lru import LruBytes
 from foreframe_server.tickets import Frames
 
+_LIGHT_BYTES = 2**18
+"""One member of so many is reduced in less time than it takes to hand it to a thread."""
+
 
 class Summaries:
     """Reduces members to predictions and keeps the last ones, `max_bytes` of them."""
@@ -25,7 +28,7 @@ class Summaries:
     ) -> Prediction:
         """Return the prediction that these members of a query make. digest: tells equal members; None keeps nothing."""
         if digest is None:
-            return await asyncio.to_thread(_summarise, query, members, steps)
+            return await _reduce(query, members, steps)
         name = _name(digest, len(members), steps, query.ensemble)
         kept = self._kept.get(name)
         if kept is None:
@@ -35,12 +38,18 @@ class Summaries:
     async def _join(self, name: bytes, query: Query, members: Sequence[Frames], steps: int) -> Prediction:
         running = self._running.get(name)
         if running is None:
-            running = asyncio.create_task(asyncio.to_thread(_summarise, query, members, steps))
+            running = asyncio.create_task(_reduce(query, members, steps))
             self._running[name] = running
             running.add_done_callback(lambda _: self._running.pop(name, None))
         prediction = await asyncio.shield(running)
         self._kept.put(name, prediction, _num_bytes(prediction))
         return prediction
+
+
+async def _reduce(query: Query, members: Sequence[Frames], steps: int) -> Prediction:
+    if len(members) == 1 and members[0].nbytes <= _LIGHT_BYTES:
+        return _summarise(query, members, steps)
+    return await asyncio.to_thread(_summarise, query, members, steps)
 
 
 def _summarise(query: Query, members: Sequence[Frames], steps: int) -> Prediction:

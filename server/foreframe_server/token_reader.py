@@ -6,9 +6,8 @@ by the generators of `foreframe_engines.reading`.
 
 import asyncio
 import contextlib
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol, TypeVar
@@ -24,7 +23,7 @@ from foreframe_engines.types import GridScore, TokenContext, TokenHistory, Token
 from foreframe_server.calls import Call
 from foreframe_server.device import DeviceThread
 from foreframe_server.disconnects import ClientLeft
-from foreframe_server.errors import DeadlineExceeded, NotReady, Overloaded
+from foreframe_server.errors import DeadlineExceeded, NotReady, Overloaded, not_ready, retry_ms
 from foreframe_server.metrics import Metrics
 from foreframe_server.quarantine import Quarantine, digest_arrays
 from foreframe_server.quotas import Charge, charge_nobody
@@ -114,7 +113,7 @@ class TokenReader:
     @property
     def pending_s(self) -> float:
         """How many seconds of predicted reads wait."""
-        return self._read_s * sum(job.num_left for job in self._jobs)
+        return self._reads_s(self._jobs)
 
     async def warm_up(self) -> None:
         """Run every graph once and learn how long a read takes. Raises what the engine raises."""
@@ -193,12 +192,15 @@ class TokenReader:
 
     def _check_room(self, priority: Priority) -> None:
         if not self.is_ready:
-            raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+            raise not_ready()
         jobs = [job for job in self._jobs if priority is Priority.BULK or job.call.priority is priority]
-        ahead_s = self._read_s * sum(job.num_left for job in jobs)
-        if ahead_s > self._max_pending_s:
-            retry_after_ms = max(1, math.ceil(1000 * (ahead_s - self._max_pending_s)))
-            raise Overloaded("More work waits than the server takes on.", retry_after_ms=retry_after_ms)
+        over_s = self._reads_s(jobs) - self._max_pending_s
+        if over_s > 0:
+            raise Overloaded("More work waits than the server takes on.", retry_after_ms=retry_ms(over_s))
+
+    def _reads_s(self, jobs: Iterable["TokenJob"]) -> float:
+        """Predict the seconds of the reads that jobs still wait for."""
+        return self._read_s * sum(job.num_left for job in jobs)
 
     async def _check_wanted(self, call: Call) -> None:
         if call.deadline_s is not None and call.deadline_s <= self._clock():

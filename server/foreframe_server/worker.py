@@ -23,7 +23,7 @@ from foreframe_server.calls import Call, Timings
 from foreframe_server.cost_model import SlowQuantile
 from foreframe_server.decodings import Decoding, Decodings
 from foreframe_server.device import DeviceThread
-from foreframe_server.errors import NotReady
+from foreframe_server.errors import not_ready
 from foreframe_server.finishing import Finisher
 from foreframe_server.jobs import WHOLE, Ending, Job, Member, Outcome, Share, StepBatch, affordable_steps, is_bulk
 from foreframe_server.metrics import Metrics
@@ -151,7 +151,7 @@ class EngineWorker(DeviceThread):
         Raises NotReady, Overloaded, TooExpensive, DeadlineUnmeetable or LoadedDeadline at once.
         """
         if not self.is_ready:
-            raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+            raise not_ready()
         job = self._new_job(query, call, first_member, share)
         ticket = Ticket(job, asyncio.get_running_loop().create_future(), self.clock(), listener)
         with self.wake:
@@ -199,7 +199,7 @@ class EngineWorker(DeviceThread):
         Raises NotReady, DeadlineExceeded, WorkerCrashed or ModelFault.
         """
         if not self.is_ready:
-            raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+            raise not_ready()
         return await self.run(partial(self._encode_or_fault, context, call))
 
     async def stop(self, drain_s: float) -> None:
@@ -384,7 +384,7 @@ class EngineWorker(DeviceThread):
 
     def _turn_members(self, job: Job) -> int:
         """Return how many members to decode before others have a turn: what a forward would take as long as."""
-        return max(1, int(self._cost.step_s(self._cost.max_rows) / job.decode_s)) if job.decode_s > 0 else 1
+        return self._cost.turn_members(len(job.query.frame_indices), is_roomy=job.deadline_s is None)
 
     def _decode(self, decoding: Decoding) -> None:
         ticket = decoding.ticket

@@ -16,7 +16,7 @@ from foreframe_server.tickets import Admitted, Listener, WorkerResult
 
 
 class Workers(Protocol):
-    """Runs queries on engines: `start`, `warm_up`, any number of `submit`, then `stop`."""
+    """Runs queries on engines: `warm_up`, any number of `submit`, then `stop`."""
 
     @property
     def determinism(self) -> str:
@@ -32,9 +32,6 @@ class Workers(Protocol):
 
     def known_costs(self) -> Iterator[tuple[str, int, SlowQuantile]]:
         """Tell each kind of work, with its rows, and what it takes on one device."""
-
-    def start(self) -> None:
-        """Start what owns the devices."""
 
     async def warm_up(self) -> None:
         """Run everything once; ready from then on. Raises what the engines raise."""

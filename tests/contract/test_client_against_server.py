@@ -185,7 +185,7 @@ def test_arrays_and_pictures_say_the_same():
     }
 
     async def ask() -> list[np.ndarray]:
-        async with running() as transport, httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+        async with running() as transport, httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             reply = await http.post("/v1/predictions", json=body)
         return [unpng(frame["image"]["data"]) for frame in reply.raise_for_status().json()["frames"]]
 

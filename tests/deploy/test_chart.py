@@ -3,7 +3,6 @@
 import copy
 import json
 
-import jsonschema
 import pytest
 import yaml
 
@@ -26,7 +25,14 @@ BARE = {"network": {"enabled": False}, "disruption": {"enabled": False}, "resour
 
 
 @pytest.fixture(scope="module")
-def check_values(deploy):
+def jsonschema():
+    import jsonschema  # noqa: PLC0415 - takes five seconds, and every process of a run reads this file
+
+    return jsonschema
+
+
+@pytest.fixture(scope="module")
+def check_values(deploy, jsonschema):
     folder = deploy / "helm" / "foreframe"
     schema = json.loads((folder / "values.schema.json").read_text())
     jsonschema.Draft7Validator.check_schema(schema)
@@ -78,7 +84,7 @@ def test_the_default_values_fit_their_schema_and_every_value_has_a_schema(check_
     ],
     ids=str,
 )
-def test_values_that_cannot_work_are_refused(check_values, changes):
+def test_values_that_cannot_work_are_refused(check_values, jsonschema, changes):
     with pytest.raises(jsonschema.ValidationError):
         check_values(**changes)
 

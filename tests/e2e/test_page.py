@@ -100,7 +100,7 @@ class TestPlayground:
                 page.wait_for_function(f"(before) => {PICTURE} !== before", arg=mean)
                 page.get_by_label("Show").select_option("mean")
                 page.wait_for_function(f"(before) => {PICTURE} === before", arg=mean)
-            page.get_by_label("Variance over it").fill("80")
+            page.get_by_label("Variance overlay").fill("80")
             assert picture_of(page) != mean
 
     def test_members_are_told_as_they_arrive(self, visiting, address):

@@ -33,7 +33,10 @@ from foreframe_models.torch_engine import (
 
 
 def test_it_predicts_what_the_reference_predicts_and_keeps_states_in_place(exported, query: Query) -> None:
-    engine, reference = open_torch_engine(exported.folder, TorchOptions()), open_reference_engine(exported.folder)
+    engine, reference = (
+        open_torch_engine(Bundle.open(exported.folder), TorchOptions()),
+        open_reference_engine(exported.folder),
+    )
     assert engine.is_resident
     assert not reference.is_resident
     assert sample(engine, query).members.tobytes() == sample(reference, query).members.tobytes()
@@ -48,18 +51,18 @@ def test_weights_that_do_not_fit_are_refused(exported, tmp_path: Path) -> None:
         (folder / "model.json").write_text(json.dumps({**tree, "rollout": {**tree["rollout"], key: value}}))
         write_manifest(folder)
         with pytest.raises(BundleError, match=r"model\.safetensors does not fit model\.json"):
-            open_torch_engine(folder, TorchOptions())
+            open_torch_engine(Bundle.open(folder), TorchOptions())
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "rollout.more": tensors["rollout.prompt"].clone()}, folder / "model.safetensors")
     (folder / "model.json").write_text(json.dumps(tree))
     write_manifest(folder)
     with pytest.raises(BundleError, match=r"holds 'rollout\.more', which model\.json has no use for"):
-        open_torch_engine(folder, TorchOptions())
+        open_torch_engine(Bundle.open(folder), TorchOptions())
 
 
 def test_compiled_blocks_give_what_onnx_runtime_gives(exported, query: Query) -> None:
     options = TorchOptions(is_compiled=True, compiler="eager")  # traced and guarded as for any compiler
-    engine = open_torch_engine(exported.folder, options)
+    engine = open_torch_engine(Bundle.open(exported.folder), options)
     other = open_rollout_engine(Bundle.open(exported.folder), num_threads=1)
     difference = sample(engine, query).members.astype(int) - sample(other, query).members
     assert np.abs(difference).max() <= 1
@@ -73,7 +76,7 @@ def test_nothing_is_compiled_while_a_request_waits(exported, query: Query) -> No
         return graph.forward
 
     torch._dynamo.reset()
-    engine = open_torch_engine(exported.folder, TorchOptions(is_compiled=True, compiler=count))  # type: ignore[arg-type]
+    engine = open_torch_engine(Bundle.open(exported.folder), TorchOptions(is_compiled=True, compiler=count))  # type: ignore[arg-type]
     opened = len(graphs)
     assert opened == 2 * len(engine.contract.buckets), "a middle block and the last one, for each bucket"
     for size in (1, 2, 3, 4, 7):
@@ -112,7 +115,7 @@ def test_half_precision_leaves_islands_of_single_precision(make_model) -> None:
 
 
 def test_half_precision_is_near_single_and_not_it(exported, query: Query) -> None:
-    engine = open_torch_engine(exported.folder, TorchOptions(precision=Precision.BF16))
+    engine = open_torch_engine(Bundle.open(exported.folder), TorchOptions(precision=Precision.BF16))
     reference = open_reference_engine(exported.folder)
     conditioning = reference.condition(reference.encode(query.context), query.states)
     noise = np.random.default_rng(0).standard_normal(engine.noise_shape(), dtype=np.float32)
@@ -138,9 +141,10 @@ def test_lowering_rounds_once(make_model) -> None:
     ],
     ids=["device", "graphs", "precision"],
 )
-def test_what_is_missing_is_said_in_one_line_before_anything_is_read(tmp_path, options, message) -> None:
+def test_what_is_missing_is_said_in_one_line_before_a_weight_is_read(exported, options, message) -> None:
+    bundle = replace(Bundle.open(exported.folder), path=Path("nothing"))
     with pytest.raises(RuntimeUnavailable, match=message) as caught:
-        open_torch_engine(tmp_path / "nothing", options)
+        open_torch_engine(bundle, options)
     assert "\n" not in str(caught.value)
 
 
@@ -148,6 +152,6 @@ def test_what_is_missing_is_said_in_one_line_before_anything_is_read(tmp_path, o
 @pytest.mark.parametrize("is_compiled", [False, True])
 def test_a_gpu_gives_what_the_cpu_gives(exported, query: Query, is_compiled: bool) -> None:
     options = TorchOptions("cuda", Precision.FP32, is_compiled, graph_buckets=(1, 2))
-    engine, reference = open_torch_engine(exported.folder, options), open_reference_engine(exported.folder)
+    engine, reference = open_torch_engine(Bundle.open(exported.folder), options), open_reference_engine(exported.folder)
     difference = sample(engine, query).members.astype(int) - sample(reference, query).members
     assert np.abs(difference).max() <= 1

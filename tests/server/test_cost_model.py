@@ -43,6 +43,38 @@ def test_forwards_are_as_small_as_the_best_rate_allows(seconds, max_rows):
     assert cost.row_s == pytest.approx(seconds[max_rows] / max_rows)
 
 
+def test_a_start_beside_others_leaves_no_lane_idle():
+    busy = {1: 0.0107, 2: 0.0213, 4: 0.0427}
+    cost = CostModel(BUCKETS, num_lanes=2)
+    cost.fit(busy)
+    assert cost.max_rows == 2
+    cost = CostModel((1,), num_lanes=2)
+    cost.fit({1: 0.01})
+    assert cost.max_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("forward_s", "fixed", "roomy_rows"),
+    [(0.015, None, 4), (0.009, None, 8), (0.001, None, 8), (0.03, None, 2), (0.2, None, 2), (0.015, 2, 2)],
+    ids=["a few", "more", "at most the largest size", "one", "a slow device", "a fixed size"],
+)
+def test_where_nobody_waits_forwards_are_longer(forward_s, fixed, roomy_rows):
+    cost = CostModel(BUCKETS, max_rows=fixed)
+    cost.fit({1: forward_s, 2: forward_s, 4: 2 * forward_s})
+    assert (cost.max_rows, cost.roomy_rows) == (2, roomy_rows)
+
+
+def test_members_are_decoded_for_about_as_long_as_a_forward_takes():
+    cost = CostModel(BUCKETS)
+    assert cost.turn_members(8, is_roomy=True) == 1
+    cost.fit(TWO_LANES)
+    cost.observe_decode(1, 0.05)
+    assert [cost.turn_members(frames, is_roomy=False) for frames in (1, 2, 8)] == [2, 1, 1]
+    cost.fit({1: 0.015, 2: 0.015, 4: 0.03})
+    cost.observe_decode(1, 0.002)
+    assert cost.turn_members(1, is_roomy=True) >= cost.turn_members(1, is_roomy=False)
+
+
 def test_a_fixed_size_stays_whatever_is_measured():
     cost = CostModel(BUCKETS, max_rows=8)
     cost.fit(TWO_LANES)

@@ -49,7 +49,8 @@ async def running_pool(*engines, clock=None, max_pending_s=600.0):
     quarantine = Quarantine()
     workers = [build_worker(engine, ticking, max_pending_s, quarantine) for engine in engines]
     pool = WorkerPool(workers, ticking)
-    pool.start()
+    for worker in workers:
+        worker.start()
     await pool.warm_up()
     for engine in engines:
         engine.calls.clear()
@@ -238,6 +239,57 @@ def test_a_job_that_finds_no_room_leaves_nothing_behind(make_query, make_call, g
             assert pool.num_jobs == 1
             gate.open()
             await pool._workers[1].wait(held)
+
+    asyncio.run(scenario())
+
+
+async def ask_again_while_one_device_is_full(gate, make_query, make_call):
+    """Ask twice in a stream; the second time one of two devices has no room. Returns the first's members."""
+    engines = [ToyRolloutEngine(step_hook=gate) for _ in range(2)]
+    async with running_pool(*engines, max_pending_s=1.0) as pool:
+        for worker in pool._workers:
+            worker._cost.fit({rows: 0.05 * rows for rows in (1, 2, 4, 8, 16)})
+        gate.close()
+        older = pool.admit(make_query(1, size=4, stream_id="arm"), make_call(received_s=1.0))
+        full = older.parts[1].worker
+        held = full.admit(make_query(9, steps=11), make_call())
+        with pytest.raises(Overloaded):
+            pool.admit(make_query(2, size=8, steps=4, stream_id="arm"), make_call(received_s=2.0))
+        gate.open()
+        await full.wait(held)
+        return (await pool.wait(older)).members
+
+
+def test_a_job_that_one_device_refuses_replaces_nothing_on_another(running, make_query, make_call, gate):
+    async def scenario():
+        expected = await alone(running, make_query(1, size=4), make_call())
+        members = await ask_again_while_one_device_is_full(gate, make_query, make_call)
+        assert len(members) == 4
+        assert all(map(np.array_equal, members, expected.members))
+
+    asyncio.run(scenario())
+
+
+def test_control_parts_that_replace_at_once_are_caught(make_query, make_call, gate, monkeypatch):
+    monkeypatch.setattr(Share, "is_part", property(lambda share: False))
+    with pytest.raises(Superseded):
+        asyncio.run(ask_again_while_one_device_is_full(gate, make_query, make_call))
+
+
+def test_the_parts_of_a_newer_job_may_take_the_room_of_those_that_they_replace(make_query, make_call, gate):
+    async def scenario():
+        async with running_pool(*(ToyRolloutEngine(step_hook=gate) for _ in range(2)), max_pending_s=1.0) as pool:
+            for worker in pool._workers:
+                worker._cost.fit({rows: 0.05 * rows for rows in (1, 2, 4, 8, 16)})
+            gate.close()
+            older = pool.admit(make_query(1, size=8, stream_id="arm"), make_call(received_s=1.0))
+            with pytest.raises(Overloaded):
+                pool.admit(make_query(2, size=8, stream_id="leg"), make_call(received_s=2.0))
+            newer = pool.admit(make_query(3, size=8, stream_id="arm"), make_call(received_s=2.0))
+            gate.open()
+            with pytest.raises(Superseded):
+                await pool.wait(older)
+            assert len((await pool.wait(newer)).members) == 8
 
     asyncio.run(scenario())
 

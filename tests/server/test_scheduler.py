@@ -9,7 +9,7 @@ from foreframe_engines.types import Conditioning
 from foreframe_server.budgets import Budgets
 from foreframe_server.cost_model import CostModel
 from foreframe_server.errors import DeadlineUnmeetable, LoadedDeadline, Overloaded, TooExpensive
-from foreframe_server.jobs import Ending, Job
+from foreframe_server.jobs import Ending, Job, Share
 from foreframe_server.quarantine import Deaths
 from foreframe_server.scheduler import Scheduler, milder
 
@@ -83,6 +83,33 @@ def test_rows_of_different_jobs_steps_and_classes_share_a_forward():
 def test_a_forward_has_no_more_rows_than_are_worth_waiting_for():
     scheduler = make_scheduler(max_rows=2)
     scheduler.add(make_job("a", size=6), 0.0)
+    assert len(scheduler.schedule(0.0).rows) == 2
+
+
+def make_two_lanes(step_s=0.015):
+    """A scheduler that learns by itself that two rows take as long as one."""
+    cost = CostModel(BUCKETS)
+    cost.fit({1: step_s, 2: step_s, 4: 2 * step_s})
+    return Scheduler(cost, max_pending_s=100.0)
+
+
+def test_forwards_are_longer_where_nobody_waits_for_their_end():
+    scheduler = make_two_lanes()
+    scheduler.add(make_job("long", size=8), 0.0)
+    assert len(scheduler.schedule(0.0).rows) == 4
+    scheduler.add(make_job("other", size=8), 0.0)
+    assert len(scheduler.schedule(0.0).rows) == 4
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"size": 8, "deadline_s": 9.0, "on_deadline": OnDeadline.PARTIAL}, {"size": 1}, {"size": 3}],
+    ids=["a deadline", "a short job", "the end of a job"],
+)
+def test_somebody_who_waits_for_a_forwards_end_keeps_it_short(facts):
+    scheduler = make_two_lanes()
+    scheduler.add(make_job("long", size=8), 0.0)
+    scheduler.add(make_job("other", **facts), 0.0)
     assert len(scheduler.schedule(0.0).rows) == 2
 
 
@@ -341,6 +368,13 @@ def test_a_newer_job_may_take_the_room_of_those_it_supersedes():
     scheduler.add(make_job("old", size=8, stream_id="arm"), 0.0)
     scheduler.add(make_job("new", size=8, stream_id="arm"), 0.0)
     assert endings(scheduler) == {"old": Ending.SUPERSEDED}
+
+
+def test_a_part_of_a_job_ends_nothing_and_may_take_the_room_of_what_it_will_replace():
+    scheduler = make_scheduler(row_s=1.0, max_pending_s=8.0)
+    scheduler.add(make_job("old", size=8, stream_id="arm"), 0.0)
+    scheduler.add(make_job("part", size=8, stream_id="arm", share=Share(0, 2)), 0.0)
+    assert endings(scheduler) == {}
 
 
 # Admission

@@ -44,7 +44,6 @@ def scattered_rows(make_clip, count=20):
 
 
 class TestNumbers:
-    @pytest.mark.parametrize("top_k", [None, 2])
     async def check(self, reading, make_clip, make_call, top_k):
         clip, engine = make_clip(), ToyLikelihoodEngine()
         context = read_context(engine, clip)

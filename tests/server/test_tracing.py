@@ -57,7 +57,7 @@ class Traced:
     def ask(self, path, **headers):
         async def get():
             transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://robot") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.get(path, headers=headers)
 
         return anyio.run(get)
@@ -209,7 +209,7 @@ def ask_for_models(endpoint):
 
         async def ask():
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://robot") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 reply = await client.get("/version", headers={"traceparent": CALLER})
             assert reply.status_code == 200, reply.text
 

@@ -44,7 +44,8 @@ async def running_pool(engines, clock=None):
     quarantine = Quarantine() if clock is None else Quarantine(clock)
     workers = [build_worker(engine, quarantine) for engine in engines]
     pool = workers[0] if len(workers) == 1 else WorkerPool(workers, workers[0].clock)
-    pool.start()
+    for worker in workers:
+        worker.start()
     await pool.warm_up()
     engines[0].fate.num_calls = 0
     try:

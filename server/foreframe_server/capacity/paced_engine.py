@@ -28,6 +28,7 @@ class PacedEngine:
     """Takes as long as the costs say, with their spread; rows and members are all alike."""
 
     determinism = "bitwise"
+    num_lanes = 1
 
     def __init__(self, contract: Contract, costs: Costs, clock: VirtualClock, rng: np.random.Generator) -> None:
         self.contract = replace(contract, cameras=(CameraSpec("none", 1, 1),), latent_shape=(1, 1, 1))

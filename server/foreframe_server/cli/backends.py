@@ -27,7 +27,7 @@ def open_on_torch(settings: EngineSettings) -> OpenedEngines:
 
     options = _read_options(settings)
     bundle = Bundle.open(settings.bundle or builtin_bundle())
-    rollout = open_torch_engine(bundle.path, options) if "predict" in bundle.contract.capabilities else None
+    rollout = open_torch_engine(bundle, options) if "predict" in bundle.contract.capabilities else None
     likelihood = None
     if bundle.contract.tokens is not None:
         likelihood = open_likelihood_engine(bundle, num_threads=settings.num_threads)

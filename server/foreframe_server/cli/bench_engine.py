@@ -138,7 +138,7 @@ def _open(bundle: Bundle, name: str, num_threads: int) -> RolloutEngine:
         from foreframe_models.torch_engine import open_torch_engine
 
     torch.set_num_threads(num_threads)
-    return open_torch_engine(bundle.path, _options(name))
+    return open_torch_engine(bundle, _options(name))
 
 
 def _options(name: str) -> "TorchOptions":

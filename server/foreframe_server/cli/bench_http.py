@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,19 +12,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from foreframe_server.cli.bench_http_engine import running_engine
-from foreframe_server.cli.bench_options import Outputs
+from foreframe_server.cli.bench_options import PATIENCE_S, Outputs
 from foreframe_server.cli.bench_reports import Measured, bundle_weights, publish_report
+from foreframe_server.cli.bench_sheets import write_sheets
 from foreframe_server.cli.console import print_note, print_pretty, table_of
 from foreframe_server.cli.faults import Fault, InvalidRun
 from foreframe_server.cli.overrides import read_private
 from foreframe_server.load.bench import Bench
 from foreframe_server.load.caching import CachePlan, measure_cache, measure_sharing
-from foreframe_server.load.door import UnfitServer, open_door
+from foreframe_server.load.door import UnfitServer, open_door, wait_until_ready
+from foreframe_server.load.exam import Grades, Sheet, examine
 from foreframe_server.load.findings import Bar, Findings, Part, join_findings, typical_findings
 from foreframe_server.load.processes import NotStarted, RedisProcess, running_child, running_redis
 from foreframe_server.load.redis_faults import FaultPlan, measure_redis_fault
 from foreframe_server.load.summary import Percentiles
 from foreframe_server.load.throughput import ThroughputPlan, measure_throughput
+from foreframe_server.load.traces import Ask
 from foreframe_server.reports.header import Weights
 from foreframe_server.reports.lines import flat_lines
 
@@ -35,24 +38,29 @@ Measure: TypeAlias = Callable[[Bench], Awaitable[Findings]]
 _FAULTS = {"killed": RedisProcess.kill, "stopped": RedisProcess.hang}
 _COLUMNS = ("ok", "shed", "fail", "p50", "p95", "p99", "misses", "good/s", "members", "rows")
 _WHOLE_MS = 100
+_EXAM_CLIPS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """Which server: one at an address, or without one a new process with a bundle, None for the built-in model.
 
-    max_lag_ms: how late 99 % of the questions may go out before the run is called off schedule.
+    max_lag_ms: how late 99 % of the questions may go out before the run is called off schedule. seed: of what is asked.
+    patience_s: how long to wait for a server at the address.
     """
 
     url: str | None
     bundle: Path | None
     max_lag_ms: float
+    seed: int = 0
+    patience_s: float = PATIENCE_S
 
     @contextlib.contextmanager
     def open(self, settings: Mapping[str, str] | None = None) -> Iterator[str]:
         """Give the address of the server, started for as long as the block runs when there is none. Raises Fault."""
         with told():
             if self.url is not None:
+                asyncio.run(wait_until_ready(self.url, self.patience_s))
                 yield self.url
                 return
             print_note("starting a server ...")
@@ -63,18 +71,45 @@ class Target:
 def run_preset(target: Target, measure: Measure, rounds: int = 1) -> Findings:
     """Let a preset measure a server, several times over if asked. Raises Fault."""
     with target.open() as address:
-        return typical_findings([asyncio.run(_measure(target, address, measure)) for _ in range(rounds)])
+        return _run_rounds(target, address, measure, rounds)
+
+
+def run_checked(target: Target, ask: Ask, measure: Measure, rounds: int = 1) -> Findings:
+    """Check a few answers of a server to such questions, and let a preset measure it. Raises BundleError or Fault."""
+    with target.open() as address:
+        exam = _examine(target, address, ask)
+        found = _run_rounds(target, address, measure, rounds)
+    return replace(found, facts={**found.facts, "exam": exam})
+
+
+def _run_rounds(target: Target, address: str, measure: Measure, rounds: int) -> Findings:
+    return typical_findings([asyncio.run(_measure(target, address, measure)) for _ in range(rounds)])
+
+
+def _examine(target: Target, address: str, ask: Ask) -> Mapping[str, object] | None:
+    """Compare answers with the bundle's, None where a server elsewhere serves another model. Raises UnfitServer."""
+    served, own = asyncio.run(_read_served(address)), bundle_weights(read_private(target.bundle))
+    if (served.weights.model, served.weights.revision) != (own.model, own.revision):
+        print_note(f"answers are not checked: the server has {served.weights.model}, --bundle {own.model}")
+        return None
+    sheets = write_sheets(target.bundle, ask, _EXAM_CLIPS)
+    return asyncio.run(_grade(address, ask, sheets)).facts()
+
+
+async def _grade(address: str, ask: Ask, sheets: Sequence[Sheet]) -> Grades:
+    async with open_door(address) as door:
+        return await examine(door, ask, sheets)
 
 
 def run_throughput(target: Target, plan: ThroughputPlan) -> Findings:
     """Compare a server with the engine that it serves. Raises BundleError or Fault."""
-    with running_engine(read_private(target.bundle), plan.ask, plan.turn_s) as run_engine:
-        return run_preset(target, lambda bench: measure_throughput(bench, plan, run_engine))
+    with running_engine(read_private(target.bundle), plan.ask) as loop:
+        return run_checked(target, plan.ask, lambda bench: measure_throughput(bench, plan, loop))
 
 
 def run_cache(target: Target, plan: CachePlan) -> Findings:
     """Measure one server's cache, and that of two that share a Redis unless a server was named. Raises Fault."""
-    alone = run_preset(target, lambda bench: measure_cache(bench, plan))
+    alone = run_checked(target, plan.ask, lambda bench: measure_cache(bench, plan))
     if target.url is not None:
         return alone
     with told(), running_redis() as redis, contextlib.ExitStack() as servers:
@@ -86,33 +121,33 @@ def run_cache(target: Target, plan: CachePlan) -> Findings:
 
 def run_redis_fault(target: Target, plan: FaultPlan) -> Findings:
     """Break a Redis under load in each way, each time with a server and a Redis of its own. Raises Fault."""
-    found = []
+    found, exam = [], None
     for name, strike in _FAULTS.items():
         with told(), running_redis() as redis, target.open(_shared_cache(redis)) as address:
+            exam = _examine(target, address, plan.ask)
             found.append(asyncio.run(_measure(target, address, _fault_measure(plan, name, strike, redis))))
-    return join_findings("redis-fault", found)
+    joined = join_findings("redis-fault", found)
+    return replace(joined, facts={**joined.facts, "exam": exam})
 
 
 def publish(target: Target, findings: Findings, plan: "DataclassInstance", outputs: Outputs) -> None:
     """Publish what was found. Raises InvalidRun when the run says nothing about the server."""
-    asked = asdict(plan)
-    report = findings.report(asked, [asked["seed"]] if "seed" in asked else [])
-    publish_report(report, outputs, Measured(weights_of(target), target.url), lambda: _print_tables(findings))
+    report = findings.report(asdict(plan), [target.seed])
+    publish_report(report, outputs, read_measured(target), lambda: _print_tables(findings))
 
 
-def weights_of(target: Target) -> Weights | None:
-    """Name the bundle's weights; those of a server elsewhere when it serves the same model and revision."""
-    own = bundle_weights(read_private(target.bundle))
+def read_measured(target: Target) -> Measured:
+    """Name what was measured: the bundle's weights, or what a server elsewhere says of itself, which is no digest."""
     if target.url is None:
-        return own
+        return Measured(bundle_weights(read_private(target.bundle)))
     with told():
-        served = asyncio.run(_read_served(target.url))
-    return own if (served.model, served.revision) == (own.model, own.revision) else served
+        return asyncio.run(_read_served(target.url))
 
 
-async def _read_served(address: str) -> Weights:
+async def _read_served(address: str) -> Measured:
     async with open_door(address) as door:
-        return Weights(door.sizes.model, door.sizes.revision, None)
+        weights = Weights(door.sizes.model, door.sizes.revision, None)
+        return Measured(weights, address, await door.read_version())
 
 
 def _fault_measure(plan: FaultPlan, name: str, strike: Callable[[RedisProcess], None], redis: RedisProcess) -> Measure:
@@ -120,13 +155,13 @@ def _fault_measure(plan: FaultPlan, name: str, strike: Callable[[RedisProcess], 
 
 
 async def _measure(target: Target, address: str, measure: Measure) -> Findings:
-    async with open_door(address) as door:
+    async with open_door(address, seed=target.seed) as door:
         return await measure(Bench(door, max_lag_ms=target.max_lag_ms, note=print_note))
 
 
 async def _measure_shared(target: Target, addresses: list[str], plan: CachePlan) -> Findings:
     async with contextlib.AsyncExitStack() as doors:
-        opened = [await doors.enter_async_context(open_door(address)) for address in addresses]
+        opened = [await doors.enter_async_context(open_door(address, seed=target.seed)) for address in addresses]
         benches = [Bench(door, max_lag_ms=target.max_lag_ms, note=print_note) for door in opened]
         return await measure_sharing(benches, plan)
 

@@ -6,6 +6,7 @@ import typer
 
 from foreframe_server.cli.bench_options import (
     LAG_MS,
+    PATIENCE_S,
     HtmlOption,
     LagOption,
     MarkdownOption,
@@ -37,8 +38,8 @@ RoundsOption = Annotated[int, typer.Option(min=1, help="Rounds; a measure is the
 
 http = typer.Typer(
     no_args_is_help=True,
-    help="Put load on a server, at --url or started for the run. Exit code 2 and no number when questions went out "
-    "late, the server could not be reached, or answers were wrong.",
+    help=f"Put load on a server, at --url, where up to {PATIENCE_S:g} s are waited for it, or started for the run. "
+    "Exit code 2 and no number when questions went out late, nobody answered them, or answers were wrong.",
 )
 
 
@@ -69,14 +70,14 @@ def bench_robots(
 ) -> None:
     """Let more and more robots ask at a control rate: the newest question wins, ensembles shrink to be in time."""
     with needs_client():
-        from foreframe_server.cli.bench_http import Target, run_preset
+        from foreframe_server.cli.bench_http import Target, run_checked
         from foreframe_server.load.fleet import FleetPlan, measure_fleet
         from foreframe_server.load.traces import Ask
 
     ask = Ask(members=members, steps=steps, deadline_ms=deadline_ms)
     plan = FleetPlan(ask, tuple(robots or (1, 2, 4, 8)), rate, seconds, seed)
-    target = Target(url, bundle, max_lag_ms)
-    findings = run_preset(target, lambda bench: measure_fleet(bench, plan))
+    target = Target(url, bundle, max_lag_ms, seed)
+    findings = run_checked(target, plan.ask, lambda bench: measure_fleet(bench, plan))
     _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
@@ -102,15 +103,15 @@ def bench_foresight(
         from foreframe_engines import Bundle, builtin_bundle
         from foreframe_server.capacity.calibration import measure_foresight
         from foreframe_server.capacity.simulation import Rules
-        from foreframe_server.cli.bench_http import Target, run_preset
+        from foreframe_server.cli.bench_http import Target, run_checked
         from foreframe_server.load.fleet import FleetPlan
         from foreframe_server.load.traces import Ask
 
     plan = FleetPlan(Ask(members=members, steps=steps), tuple(robots or (1, 2, 4, 8)), rate, seconds, seed)
     contract = Bundle.open(bundle or builtin_bundle()).contract
     rules = Rules(contract.horizon)
-    target = Target(url, bundle, max_lag_ms)
-    findings = run_preset(target, lambda bench: measure_foresight(bench, plan, contract, rules))
+    target = Target(url, bundle, max_lag_ms, seed)
+    findings = run_checked(target, plan.ask, lambda bench: measure_foresight(bench, plan, contract, rules))
     _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
@@ -136,14 +137,14 @@ def bench_overload(
 ) -> None:
     """Offer several times the capacity for a while, then normal load again."""
     with needs_client():
-        from foreframe_server.cli.bench_http import Target, run_preset
+        from foreframe_server.cli.bench_http import Target, run_checked
         from foreframe_server.load.overload import OverloadPlan, measure_overload
         from foreframe_server.load.traces import Ask
 
     ask = Ask(members=members, steps=steps, deadline_ms=deadline_ms, on_deadline=on_deadline)
     plan = OverloadPlan(ask, factor, seconds, load, normal_seconds, seed=seed)
-    target = Target(url, bundle, max_lag_ms)
-    findings = run_preset(target, lambda bench: measure_overload(bench, plan))
+    target = Target(url, bundle, max_lag_ms, seed)
+    findings = run_checked(target, plan.ask, lambda bench: measure_overload(bench, plan))
     _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
@@ -168,14 +169,14 @@ def bench_mix(
 ) -> None:
     """Mix small questions with bulk jobs, and compare with running one job to its end at a time."""
     with needs_client():
-        from foreframe_server.cli.bench_http import Target, run_preset
+        from foreframe_server.cli.bench_http import Target, run_checked
         from foreframe_server.load.mixing import MixPlan, measure_mix
         from foreframe_server.load.traces import Ask
 
     controller, planner = Ask(members=members, steps=steps), Ask(members=bulk_members, steps=steps, priority="bulk")
     plan = MixPlan(controller, planner, load, bulk_load, seconds, seed=seed)
-    target = Target(url, bundle, max_lag_ms)
-    findings = run_preset(target, lambda bench: measure_mix(bench, plan), rounds)
+    target = Target(url, bundle, max_lag_ms, seed)
+    findings = run_checked(target, controller, lambda bench: measure_mix(bench, plan), rounds)
     _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
@@ -255,13 +256,13 @@ def bench_poisson(
 ) -> None:
     """Ask at random times and compare the tail with the best that a queue can do at this load (M/D/1)."""
     with needs_client():
-        from foreframe_server.cli.bench_http import Target, run_preset
+        from foreframe_server.cli.bench_http import Target, run_checked
         from foreframe_server.load.steady import PoissonPlan, measure_poisson
         from foreframe_server.load.traces import Ask
 
     plan = PoissonPlan(Ask(members=members, steps=steps, strategy=strategy), load, seconds, slo_ms, seed=seed)
-    target = Target(url, bundle, max_lag_ms)
-    findings = run_preset(target, lambda bench: measure_poisson(bench, plan), rounds)
+    target = Target(url, bundle, max_lag_ms, seed)
+    findings = run_checked(target, plan.ask, lambda bench: measure_poisson(bench, plan), rounds)
     _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 
@@ -311,14 +312,14 @@ def bench_constant(
 ) -> None:
     """Ask at an even rate."""
     with needs_client():
-        from foreframe_server.cli.bench_http import Target, run_preset
+        from foreframe_server.cli.bench_http import Target, run_checked
         from foreframe_server.load.steady import ConstantPlan, measure_constant
         from foreframe_server.load.traces import Ask
 
     ask = Ask(members, steps, strategy, deadline_ms, on_deadline)
     plan = ConstantPlan(ask, rate, seconds, slo_ms or deadline_ms)
     target = Target(url, bundle, max_lag_ms)
-    findings = run_preset(target, lambda bench: measure_constant(bench, plan))
+    findings = run_checked(target, plan.ask, lambda bench: measure_constant(bench, plan))
     _publish(target, findings, plan, Outputs(out, html, markdown, json))
 
 

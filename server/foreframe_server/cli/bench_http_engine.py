@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,24 +15,27 @@ from foreframe_engines.schedule import get_schedule, num_steps
 from foreframe_server.cli.clips import shipped_clips
 from foreframe_server.cli.facts import bundle_path, open_engine
 from foreframe_server.evaluation import clip_query
+from foreframe_server.load.throughput import PlainLoop
 from foreframe_server.load.traces import Ask
 from foreframe_server.settings import Settings
 
 
 @contextlib.contextmanager
-def running_engine(settings: Settings, ask: Ask, duration_s: float) -> Iterator[Callable[[int], float]]:
-    """Open the model; what is given runs jobs for `duration_s`, so many rows a forward, and returns rows a second.
-
-    Raises BundleError or DatasetError.
-    """
+def running_engine(settings: Settings, ask: Ask) -> Iterator[PlainLoop]:
+    """Open the model for as long as the block runs. Raises BundleError or DatasetError."""
     with closing(open_engine(settings)) as engine:
         query = clip_query(engine.contract, shipped_clips(bundle_path(settings), 1)[0])
         sampling = query.sampling if ask.steps is None else replace(query.sampling, steps=ask.steps)
         job = replace(query, sampling=sampling, ensemble=EnsembleSpec(ask.members))
-        yield partial(measure_engine, engine, job, duration_s)
+        yield PlainLoop(list_sizes(engine.contract.buckets, ask.members), partial(measure_engine, engine, job))
 
 
-def measure_engine(engine: RolloutEngine, query: Query, duration_s: float, max_rows: int) -> float:
+def list_sizes(buckets: Sequence[int], members: int) -> list[int]:
+    """List rows of a forward to try: the model's own, up to a whole job or the largest."""
+    return sorted({min(size, members) for size in buckets})
+
+
+def measure_engine(engine: RolloutEngine, query: Query, max_rows: int, duration_s: float) -> float:
     """Run a query again and again, after one untimed time, and return rows a second."""
     run_job(engine, query, max_rows)
     started_s, num_jobs = time.perf_counter(), 0

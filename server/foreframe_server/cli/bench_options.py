@@ -35,6 +35,8 @@ LagOption = Annotated[float, typer.Option(min=0.1, help="How late, in ms, 99 % o
 StrategyOption = Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")]
 LAG_MS = 10.0
 """How late questions may go out by default."""
+PATIENCE_S = 10.0
+"""How long a bench waits for a server that is still starting."""
 
 
 @dataclass(frozen=True, slots=True)

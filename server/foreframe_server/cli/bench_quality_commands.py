@@ -61,12 +61,12 @@ def bench_quality_latency(
 ) -> None:
     """Measure PSNR, SSIM and spread against milliseconds over HTTP, for every ensemble size and number of steps."""
     with needs_client():
-        from foreframe_server.cli.bench_http import Target, weights_of
+        from foreframe_server.cli.bench_http import Target, read_measured
         from foreframe_server.cli.bench_quality import run_quality_latency
-        from foreframe_server.cli.bench_reports import Measured, publish_report
+        from foreframe_server.cli.bench_reports import publish_report
         from foreframe_server.load.quality import QualityPlan
 
     target = Target(url, bundle, max_lag_ms=10.0)
     plan = QualityPlan(tuple(members or (1, 2, 4, 8, 16)), tuple(steps or (1, 2, 4)), clips, rounds)
     report = run_quality_latency(target, plan)
-    publish_report(report, Outputs(out, html, markdown, json), Measured(weights_of(target), url))
+    publish_report(report, Outputs(out, html, markdown, json), read_measured(target))

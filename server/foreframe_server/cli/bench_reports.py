@@ -23,10 +23,11 @@ from foreframe_server.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured: a model, and the address of its server where that was not started for the run."""
+    """What was measured: a model, and the address and version of its server where that was not started for the run."""
 
     weights: Weights | None
     server: str | None = None
+    server_version: str | None = None
 
 
 def bundle_weights(settings: Settings) -> Weights:
@@ -42,7 +43,8 @@ def publish_report(
 
     What has faults shows no number anywhere.
     """
-    document = report.document(Header.now(measured.weights, report.seeds, measured.server))
+    header = Header.now(measured.weights, report.seeds, measured.server, measured.server_version)
+    document = report.document(header)
     _write_files(document, report, outputs)
     if outputs.is_json:
         print_json(document)

@@ -54,7 +54,7 @@ def run_roofline(settings: Settings, ask: RooflineAsk) -> Report:
     torch.set_num_threads(settings.engine.num_threads)
     bundle = Bundle.open(folder)
     roof = measure_roof(folder, options)
-    with closing(open_torch_engine(folder, options)) as engine:
+    with closing(open_torch_engine(bundle, options)) as engine:
         ways = Stages(engine, bundle, bundle.contract.buckets[-1]).ways()
         taken = time_in_turns({"": ways}, ask.rounds)[""]
     works = count_stages(folder, bundle.contract.buckets[-1])

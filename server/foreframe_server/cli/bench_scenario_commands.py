@@ -52,7 +52,7 @@ def bench_single_stream(
 
     ask = Ask(members=members, steps=steps, strategy=strategy)
     plan = ScenarioPlan("single-stream", ask, questions, ExamPlan(exam, min_parity_db), distinct=distinct, seed=seed)
-    target = Target(url, bundle, LAG_MS)
+    target = Target(url, bundle, LAG_MS, seed)
     publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
 
 
@@ -88,7 +88,7 @@ def bench_server(
     ask = Ask(members=members, steps=steps, strategy=strategy)
     grading = ExamPlan(exam, min_parity_db)
     plan = ScenarioPlan("server", ask, questions, grading, distinct, rate_hz=rate, slo_ms=slo_ms, seed=seed)
-    target = Target(url, bundle, max_lag_ms)
+    target = Target(url, bundle, max_lag_ms, seed)
     publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))
 
 
@@ -120,5 +120,5 @@ def bench_offline(
     ask = Ask(members=members, steps=steps, strategy=strategy, priority="bulk")
     grading = ExamPlan(exam, min_parity_db)
     plan = ScenarioPlan("offline", ask, questions, grading, distinct, max_in_flight=in_flight, seed=seed)
-    target = Target(url, bundle, LAG_MS)
+    target = Target(url, bundle, LAG_MS, seed)
     publish(target, run_scenario(target, plan), plan, Outputs(out, html, markdown, json))

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from foreframe_engines import Bundle, RuntimeUnavailable, sample
-from foreframe_server.cli.clips import shipped_clips
+from foreframe_engines import Bundle, RuntimeUnavailable, open_rollout_engine, sample
+from foreframe_engines.episodes import read_clips
+from foreframe_engines.golden import CLIPS, example_clips
 from foreframe_server.cli.console import print_json, print_pretty
-from foreframe_server.cli.facts import bundle_path, open_engine
+from foreframe_server.cli.facts import bundle_path
 from foreframe_server.cli.faults import Fault, fault_line
 from foreframe_server.cli.gl import choose_gl
 from foreframe_server.cli.overrides import read_overridden
@@ -52,6 +53,10 @@ class Finding:
     remedy: str
 
 
+class _Lack(Exception):
+    """What a check looks for is not there, and need not be; the message says what cannot be checked without it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Check:
     """`look` says what it found, or raises."""
@@ -64,6 +69,8 @@ class _Check:
     def run(self) -> Finding:
         try:
             return Finding(self.name, Status.OK, self.look(), "")
+        except _Lack as lack:
+            return Finding(self.name, Status.MISSING, str(lack), self.remedy)
         except Exception as error:  # noqa: BLE001 - whatever breaks is what the doctor is asked to report
             status = Status.BROKEN if self.is_required else Status.MISSING
             return Finding(self.name, status, fault_line(error) or f"{type(error).__name__}: {error}", self.remedy)
@@ -96,8 +103,10 @@ def _examine(bundle: Path | None) -> Iterator[Finding]:
 
 def _settings_checks(settings: Settings) -> Iterator[_Check]:
     remedy = "give another bundle, or reinstall foreframe for the built-in one"
-    yield _Check("bundle", partial(_verify_bundle, settings), remedy)
-    yield _Check("a prediction", partial(_predict_once, settings), remedy)
+    open_bundle = cache(lambda: Bundle.open(bundle_path(settings)))
+    yield _Check("bundle", lambda: _describe(open_bundle()), remedy)
+    yield _Check("a prediction", lambda: _predict_once(open_bundle(), settings.engine.num_threads), remedy)
+    yield _Check("clips", lambda: _count_clips(open_bundle()), f"{remedy}; `foreframe export` writes {CLIPS}")
     yield _Check("Redis", partial(_ping_redis, settings), f"start it, or unset {PREFIX}CACHE__REDIS_URL")
     port = f"stop what listens there, or `foreframe serve --port` with another than {settings.http.port}"
     yield _Check("port", partial(_find_port, settings), port, is_required=False)
@@ -140,19 +149,28 @@ def _count_settings(settings: Settings) -> str:
     return f"valid, {changed} set"
 
 
-def _verify_bundle(settings: Settings) -> str:
-    bundle = Bundle.open(bundle_path(settings))
+def _describe(bundle: Bundle) -> str:
     return f"{bundle.contract.model} {bundle.contract.revision}, digest {bundle.digest[:12]}"
 
 
-def _predict_once(settings: Settings) -> str:
-    with closing(open_engine(settings)) as engine:
-        query = posterior_query(engine.contract, shipped_clips(bundle_path(settings), 1)[0])
+def _predict_once(bundle: Bundle, num_threads: int) -> str:
+    if "predict" not in bundle.contract.capabilities:
+        raise _Lack("the bundle has no rollout half, so no prediction can be tried")
+    with closing(open_rollout_engine(bundle, num_threads=num_threads)) as engine:
+        query = posterior_query(engine.contract, example_clips(bundle)[0])
         started = time.perf_counter()
         prediction = sample(engine, query)
     if np.ptp(prediction.frames) == 0:
         raise Fault("the predicted frames are blank")
     return f"{len(prediction.frames)} frames in {(time.perf_counter() - started) * 1000:.0f} ms"
+
+
+def _count_clips(bundle: Bundle) -> str:
+    if CLIPS not in bundle.files:
+        raise _Lack(
+            f"the bundle has no {CLIPS}: how good it is cannot be checked, nor can demos and sessions start from a clip"
+        )
+    return f"{len(read_clips(bundle.files[CLIPS].content, CLIPS))} held out"
 
 
 def _ping_redis(settings: Settings) -> str:

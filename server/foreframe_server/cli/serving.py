@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from foreframe_engines import Bundle, Contract, builtin_bundle
+from foreframe_engines import BundleError, Contract
 from foreframe_server.app import create_app
 from foreframe_server.cli.faults import Fault
 from foreframe_server.opening import OpenEngines
@@ -98,10 +98,6 @@ def wait_for_signal() -> None:
 
 
 def _open(settings: Settings, open_engines: OpenEngines | None) -> _Door:
-    # The app opens its model beside the door and can only log what is wrong; a person gets one line instead.
-    is_own = open_engines is None and settings.models.folder is None
-    if is_own or settings.engine.bundle is not None:
-        Bundle.open(settings.engine.bundle or builtin_bundle())
     app = create_app(settings, open_engines)
     sys.setswitchinterval(_SWITCH_S)
     public = _listen(settings.http, app.state.host, PUBLIC)
@@ -182,7 +178,7 @@ def _announce(door: _Door, announce: Callable[[str, Contract], None]) -> None:
     try:
         while not _is_ready(door):
             time.sleep(_POLL_S)
-    except Fault:
+    except (BundleError, Fault):
         door.stop()
         return
     # What stands now stands for good: left out of later collections, it no longer stops the event loop for them.
@@ -192,10 +188,18 @@ def _announce(door: _Door, announce: Callable[[str, Contract], None]) -> None:
 
 
 def _is_ready(door: _Door) -> bool:
+    if not door.server.started:  # nor could it be stopped in order
+        return False
     _check_started(door)
-    return door.server.started and door.host.is_ready
+    return door.host.is_ready
 
 
 def _check_started(door: _Door) -> None:
-    if door.host.has_failed:
-        raise Fault("the model could not be started; the log says why")
+    """Say in one line what the app can only log. Raises BundleError or Fault when no model will ever be open."""
+    match door.host.failure:
+        case None:
+            return
+        case BundleError() as error:
+            raise error
+        case error:
+            raise Fault("the model could not be started; the log says why") from error

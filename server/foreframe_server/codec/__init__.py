@@ -37,6 +37,7 @@ from foreframe_server.codec.kserve_outputs import (
     OutputReader,
 )
 from foreframe_server.codec.kserve_rows import rename, write_rows
+from foreframe_server.codec.lightness import is_light_answer, is_light_prediction, read_light
 from foreframe_server.codec.likelihoods import AskedLikelihood, decode_likelihood, encode_likelihood
 from foreframe_server.codec.media import BODY_MEDIA, DOCUMENT_MEDIA, REPLY_MEDIA, Media, read_accept, read_content_type
 from foreframe_server.codec.messages import Message, read_message, take_fields, write_message
@@ -109,6 +110,8 @@ __all__ = [
     "encode_prediction",
     "encode_scores",
     "encode_update",
+    "is_light_answer",
+    "is_light_prediction",
     "likelihood_model",
     "prediction_model",
     "read_accept",
@@ -117,6 +120,7 @@ __all__ = [
     "read_form",
     "read_header_length",
     "read_inference",
+    "read_light",
     "read_mark",
     "read_message",
     "rename",

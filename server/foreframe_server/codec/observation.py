@@ -193,6 +193,8 @@ def _check_count(count: int, pointer: str, wanted: _Wanted) -> None:
 def _fit(frames: _Frames, wanted: _Wanted) -> ReadFrames:
     """Check frames and bring them to their size. An array that fits is returned as it is, without a copy."""
     _check_count(len(frames), wanted.pointer, wanted)
+    if isinstance(frames, np.ndarray) and frames.shape[1:3] == (wanted.size.height, wanted.size.width):
+        return ReadFrames(np.ascontiguousarray(frames), ())
     found = [Size(*frame.shape[:2]) for frame in frames]
     odd = [size for size in found if size != wanted.size]
     if not odd:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
 from foreframe_engines import StateSchema
 from foreframe_server.schemas import Warned
@@ -33,6 +34,8 @@ def find_outliers(
     pointers: where each row came from. layouts: how each was written, where not as the schema has it.
     """
     sigmas = np.abs(states.astype(np.float64) - schema.mean) / np.maximum(schema.std, _MIN_STD)
+    if not (sigmas > MAX_SIGMA).any():
+        return []
     worst_rows = sigmas.argmax(axis=0)
     worst = sigmas.max(axis=0)
     columns = [int(column) for column in np.argsort(-worst)[:_MAX_REPORTED] if worst[column] > MAX_SIGMA]
@@ -83,11 +86,9 @@ def find_unit_doubts(states: Float32[np.ndarray, "n d"], schema: StateSchema, po
 
     Degrees for radians are 57 times too large; radians for degrees are suspiciously flat. One warning a unit.
     """
-    usual = _usual_sizes(schema)
     warnings = []
-    for unit in sorted(_DOUBTED.intersection(schema.units)):
-        dims = np.array([name == unit for name in schema.units])
-        words = _Sizes.of(states[:, dims], usual[dims], unit).doubt()
+    for known in _known_units(schema):
+        words = _Sizes.of(states, known).doubt()
         if words is not None:
             warnings.append(Warned(code="units_suspicious", pointer=pointer, message=words))
     return warnings
@@ -105,6 +106,26 @@ def _usual_sizes(schema: StateSchema) -> Float64[np.ndarray, " d"]:
     return np.where(np.isfinite(of_data), of_data, sizes)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _KnownUnit:
+    """The dimensions of one unit that have a usual size, and how large they usually are together."""
+
+    unit: str
+    dims: Int64[np.ndarray, " d"]
+    usual: float
+
+
+@lru_cache(maxsize=64)
+def _known_units(schema: StateSchema) -> tuple[_KnownUnit, ...]:
+    usual = _usual_sizes(schema)
+    units = []
+    for unit in sorted(_DOUBTED.intersection(schema.units)):
+        dims = np.flatnonzero([name == unit and math.isfinite(usual[dim]) for dim, name in enumerate(schema.units)])
+        expected = float(np.sqrt(np.mean(usual[dims] ** 2))) if len(dims) else 0.0
+        units.append(_KnownUnit(unit, dims, expected))
+    return tuple(units)
+
+
 @dataclass(frozen=True, slots=True)
 class _Sizes:
     """The numbers of one unit: how many a row has, how large they are, and how large they usually are."""
@@ -116,15 +137,14 @@ class _Sizes:
     usual: float
 
     @classmethod
-    def of(cls, numbers: Float32[np.ndarray, "n d"], usual: Float64[np.ndarray, " d"], unit: str) -> "_Sizes":
-        """Measure numbers of one unit; those without a usual size count for nothing."""
-        known = numbers[:, np.isfinite(usual)].astype(np.float64)
-        if not known.size:
-            return cls(unit, 0, 0.0, 0.0, 0.0)
-        expected = float(np.sqrt(np.mean(usual[np.isfinite(usual)] ** 2)))
-        return cls(
-            unit, known.shape[1], float(np.sqrt(np.mean(known**2))), float(np.abs(known).max()), expected
-        )  # fmt: skip
+    def of(cls, states: Float32[np.ndarray, "n d"], known: _KnownUnit) -> "_Sizes":
+        """Measure the numbers of one unit; those without a usual size count for nothing."""
+        numbers = states[:, known.dims].astype(np.float64).ravel()
+        if not numbers.size:
+            return cls(known.unit, 0, 0.0, 0.0, 0.0)
+        size = math.sqrt(numbers.dot(numbers) / numbers.size)
+        largest = max(float(numbers.max()), -float(numbers.min()))
+        return cls(known.unit, len(known.dims), size, largest, known.usual)
 
     def doubt(self) -> str | None:
         """Say which unit the numbers seem to be in, where their size fits another one far better than their own."""

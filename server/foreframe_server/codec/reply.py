@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,8 @@ from foreframe_server.schemas import (
 _SPREAD_UNKNOWN = Warned(
     code="spread_unknown", pointer="/return/variance", message="fewer than two members have no variance"
 )
+
+_TIMING_NAMES = tuple(field.name for field in fields(Timings) if field.name != "cold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def build_reply(asked: Replied, answer: Answer, contract: Contract, request_id: 
 
 def _timings(timings: Timings) -> TimingsReply:
     """Write timings for the wire, rounded to a microsecond."""
-    rounded = {name: round(value, 3) for name, value in asdict(timings).items() if name != "cold"}
+    rounded = {name: round(getattr(timings, name), 3) for name in _TIMING_NAMES}
     return TimingsReply(cold=timings.cold, **rounded)
 
 

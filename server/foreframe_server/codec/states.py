@@ -98,8 +98,9 @@ def _mismatch(pointer: str, schema: StateSchema, num_rows: range, received: str)
 
 
 def _check_finite(states: Float32[np.ndarray, "n d"], pointer: str, layout: StateLayout) -> None:
-    wrong = np.argwhere(~np.isfinite(states))
-    if len(wrong):
+    is_finite = np.isfinite(states)
+    if not is_finite.all():
+        wrong = np.argwhere(~is_finite)
         reasons = [
             Reason(f"{pointer}/{row}/{layout.column(dim)}", "is not finite as float32", "a finite number")
             for row, dim in wrong[:_MAX_REPORTED]

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from statistics import median
 
-from foreframe_server.load.door import Door
+from foreframe_server.load.door import Door, UnfitServer
 from foreframe_server.load.generator import Prepare, play, saturate
+from foreframe_server.load.questions import MAX_CONTENTS
 from foreframe_server.load.records import Record
 from foreframe_server.load.summary import Schedule, check_schedule
 from foreframe_server.load.traces import Arrival, Ask
@@ -22,6 +24,7 @@ class Bench:
         self.note = note
         self._max_lag_ms = max_lag_ms
         self._next_content = 0
+        self._fillers = count(MAX_CONTENTS // 2)
         self._paced: list[Record] = []
 
     @property
@@ -45,20 +48,26 @@ class Bench:
         return records
 
     async def saturate(self, ask: Ask, *, askers: int, duration_s: float) -> list[Record]:
-        """Let some askers never pause until the time is up."""
+        """Let some askers never pause until the time is up. How many questions that takes moves no later content."""
         return await saturate(self._new_questions(ask), self.door.prepare, askers=askers, duration_s=duration_s)
 
     async def measure_rate(self, ask: Ask, *, askers: int, duration_s: float) -> float:
-        """Return answers per second while some askers never pause, after a warm-up; 0 when nothing is answered."""
+        """Return answers per second while some askers never pause, after a warm-up.
+
+        Raises UnfitServer when nothing is answered.
+        """
         await self.warm_up(ask)
         records = await self.saturate(ask, askers=askers, duration_s=duration_s)
-        return sum(record.reply.is_ok for record in records) / max(record.done_s for record in records)
+        return len(_answered(records)) / max(record.done_s for record in records)
 
     async def measure_alone(self, ask: Ask, times: int) -> float:
-        """Return the median seconds of a question with nothing beside it, after a warm-up."""
+        """Return the median seconds of a question with nothing beside it, after a warm-up.
+
+        Raises UnfitServer when nothing is answered.
+        """
         await self.warm_up(ask)
-        trace = [Arrival(0.0, ask, index) for index in range(times)]
-        return median([(await self._ask_one(arrival)).latency_ms / 1000 for arrival in trace])
+        records = [await self._ask_one(Arrival(0.0, ask, index)) for index in range(times)]
+        return median(record.latency_ms / 1000 for record in _answered(records))
 
     async def warm_up(self, ask: Ask) -> None:
         """Ask the same kind of question a few times and forget the answers."""
@@ -80,9 +89,17 @@ class Bench:
 
     def _new_questions(self, ask: Ask) -> Iterator[Arrival]:
         while True:
-            yield Arrival(0.0, ask, self.new_content())
+            yield Arrival(0.0, ask, next(self._fillers))
 
     def _renew(self, trace: Sequence[Arrival]) -> list[Arrival]:
         first = self._next_content
         self._next_content += 1 + max((arrival.content for arrival in trace), default=0)
         return [replace(arrival, content=first + arrival.content) for arrival in trace]
+
+
+def _answered(records: Sequence[Record]) -> list[Record]:
+    answered = [record for record in records if record.reply.is_ok]
+    if not answered:
+        codes = ", ".join(sorted({record.reply.code for record in records}))
+        raise UnfitServer(f"none of {len(records)} questions were answered: {codes}")
+    return answered

@@ -55,12 +55,13 @@ async def measure_cache(bench: Bench, plan: CachePlan) -> Findings:
     await bench.warm_up(plan.ask)
     bench.note(f"{plan.known} members, then {plan.ask.members}")
     laps = [await _top_up(bench, plan) for _ in range(plan.repeats)]
+    ratios = tuple(round(lap.ratio, 4) for lap in laps)
     bench.note(f"{plan.hits} exact hits")
     hit_ms, transfer_ms = await _time_hits(bench, plan)
     bench.note(f"{plan.identical} identical questions at once")
     part, computations = await count_computations([bench], plan)
     bars = [
-        Bar("top-up / cold", round(median(lap.ratio for lap in laps), 4), at_most=_TOP_UP),
+        Bar("top-up / cold", round(median(ratios), 4), at_most=_TOP_UP, rounds=ratios),
         Bar("top-up against cold, largest difference", max(lap.difference for lap in laps), at_most=_GREY),
         Bar("exact hit beyond transfer, p50 ms", round(hit_ms - transfer_ms, 3), at_most=_HIT_MS),
         Bar("computations of identical questions", computations, at_most=1),
@@ -93,7 +94,7 @@ async def measure_sharing(benches: Sequence[Bench], plan: CachePlan) -> Findings
 async def count_computations(benches: Sequence[Bench], plan: CachePlan) -> tuple[Part, float]:
     """Send identical questions in turn to servers and count what was computed, by rows. Raises UnfitServer."""
     content = max(bench.new_content() for bench in benches)
-    doors = [bench.door.marked(benches[0].door.mark) for bench in benches]
+    doors = [bench.door.marked(benches[0].door.nonce) for bench in benches]
     before = await _count_rows(doors)
     traces = [
         [Arrival(0.0, plan.ask, content) for _ in range(place, plan.identical, len(doors))]

@@ -1,5 +1,6 @@
 """A server behind an address, over real HTTP. Turns replies into values; knows nothing of when to ask."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -27,7 +28,8 @@ _TIMEOUT_S = 120.0
 _MAX_VALUES = 10_000_000
 _NO_DEVICE = ("receive", "decode", "queue", "reduce", "respond")
 _ROWS = re.compile(r"^foreframe_step_batch_rows_sum(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
-_SEED_BITS = 52
+_POLL_S = 0.1
+_READY_S = 2.0
 
 
 class UnfitServer(Exception):
@@ -48,15 +50,16 @@ class Fetched:
 class Door:
     """Predictions of one server. Made by `open_door`."""
 
-    def __init__(self, client: httpx.AsyncClient, sizes: Sizes, mark: int) -> None:
+    def __init__(self, client: httpx.AsyncClient, sizes: Sizes, *, seed: int = 0, nonce: int = 0) -> None:
         self.sizes = sizes
-        self.mark = mark
+        self.nonce = nonce
         self._client = client
-        self._questions = Questions(sizes, mark=mark)
+        self._seed = seed
+        self._questions = Questions(sizes, seed=seed, nonce=nonce)
 
-    def marked(self, mark: int) -> "Door":
-        """Return the same door with another mark: doors of one mark ask the same about equal contents."""
-        return Door(self._client, self.sizes, mark)
+    def marked(self, nonce: int) -> "Door":
+        """Return the same door with another nonce: doors of one seed and nonce ask the same about equal contents."""
+        return Door(self._client, self.sizes, seed=self._seed, nonce=nonce)
 
     def prepare(self, arrival: Arrival) -> Send:
         """Write a question; what comes back sends it."""
@@ -79,6 +82,16 @@ class Door:
             raise UnfitServer(f"the server answered {response.status_code}: {response.text[:200]}")
         document = read_document(response.content, Media.MSGPACK, max_values=_MAX_VALUES)
         return Fetched(_answer(document), elapsed_ms, body, len(response.content), _frames(document))
+
+    async def read_version(self) -> str | None:
+        """Return what the server calls its version, None where it does not say. Raises UnfitServer when it is away."""
+        try:
+            response = await self._client.get("/version")
+            return str(response.json()["version"])
+        except httpx.HTTPError as error:
+            raise UnfitServer(f"no server answers at {self._client.base_url} any more: {error}") from error
+        except (ValueError, KeyError, TypeError):
+            return None
 
     async def read_metrics(self) -> str:
         """Return what the server counts. Raises UnfitServer when it does not say."""
@@ -109,11 +122,28 @@ class Door:
 
 
 @contextlib.asynccontextmanager
-async def open_door(address: str) -> AsyncIterator[Door]:
-    """Connect to a server for as long as the block runs. Raises UnfitServer."""
+async def open_door(address: str, *, seed: int = 0) -> AsyncIterator[Door]:
+    """Connect to a server for as long as the block runs. seed: of what is asked about. Raises UnfitServer."""
     async with open_client(address) as client:
-        # Seeds fit the wire; runs that start in different nanoseconds ask about different things.
-        yield Door(client, await _read_sizes(client), time.time_ns() % 2**_SEED_BITS)
+        # Runs that start in different nanoseconds find nothing of each other in a cache.
+        yield Door(client, await _read_sizes(client), seed=seed, nonce=time.time_ns())
+
+
+async def wait_until_ready(address: str, patience_s: float) -> None:
+    """Wait for a server that is not there yet, or not ready; does not mind when it stays so."""
+    give_up_s = time.monotonic() + patience_s
+    async with open_client(address) as client:
+        while not await _is_ready(client) and time.monotonic() < give_up_s:
+            await asyncio.sleep(_POLL_S)
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    """Whether waiting longer is of no use: what is no foreframe never becomes ready."""
+    try:
+        response = await client.get("/readyz", timeout=_READY_S)
+    except httpx.TransportError:
+        return False
+    return response.status_code != httpx.codes.SERVICE_UNAVAILABLE
 
 
 def open_client(address: str) -> httpx.AsyncClient:

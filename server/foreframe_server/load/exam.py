@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from foreframe_engines.episodes import Clip
-from foreframe_server.load.door import Door
-from foreframe_server.load.generator import Prepare, Send
+from foreframe_server.load.door import Door, UnfitServer
+from foreframe_server.load.generator import Prepare, Send, play
 from foreframe_server.load.questions import Content, write_question
 from foreframe_server.load.traces import Arrival, Ask
 from foreframe_server.measures import SSIM_WINDOW, psnr_db, ssim
 
 Frames: TypeAlias = UInt8[np.ndarray, "f h w 3"]
+
+MIN_PARITY_DB = 40.0
+"""Below this PSNR against the reference's answer one is wrong, unless a plan says otherwise."""
 
 _EQUAL_DB = 100.0
 """What the PSNR of equal frames is said to be."""
@@ -110,6 +113,17 @@ class Exam:
         return Grades(
             [grade(sheet, self._answers.get(place)) for place, sheet in enumerate(self._sheets)], min_parity_db
         )
+
+
+async def examine(door: Door, ask: Ask, sheets: Sequence[Sheet]) -> Grades:
+    """Ask about every clip, one after another, and grade the answers. Raises UnfitServer when they are wrong."""
+    exam = Exam(sheets, door)
+    for place in range(len(exam)):
+        await play([Arrival(0.0, exam_ask(ask), place)], exam.prepare)
+    grades = exam.grade(MIN_PARITY_DB)
+    if grades.wrong:
+        raise UnfitServer("; ".join(grades.wrong))
+    return grades
 
 
 def exam_ask(ask: Ask) -> Ask:

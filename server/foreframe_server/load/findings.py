@@ -69,8 +69,8 @@ class Findings:
 
     @property
     def faults(self) -> list[str]:
-        """Say why the run says nothing about the server: late questions, a server that went away, wrong answers."""
-        return [*self._late(), *self._unreachable(), *self.wrong]
+        """Say why the run says nothing about the server: late questions, no answers, or wrong ones."""
+        return [*self._late(), *self._unreachable(), *self._unanswered(), *self.wrong]
 
     def report(self, plan: Mapping[str, object], seeds: Sequence[int] = ()) -> Report:
         """Return all of it as a report of what was asked for."""
@@ -80,7 +80,9 @@ class Findings:
             "schedule": None if self.schedule is None else asdict(self.schedule),
             "parts": [asdict(part) for part in self.parts],
         }
-        samples = [*self.samples, *_bar_samples(self.bars), *_course_samples(self.parts)]
+        # Where nothing is paced, a second is as long a piece of the run as the server makes it.
+        courses = [] if self.schedule is None else _course_samples(self.parts)
+        samples = [*self.samples, *_bar_samples(self.bars), *courses]
         charts = [_course_chart(self.parts)] if self.parts else []
         return Report(f"bench http {self.preset}", plan, record, samples, charts, seeds, self.faults)
 
@@ -93,6 +95,12 @@ class Findings:
             if lost := part.summary.codes.get(UNREACHABLE):
                 yield f"the server was unreachable for {lost} of {part.summary.sent} questions ({part.name})"
 
+    def _unanswered(self) -> Iterator[str]:
+        sent = sum(part.summary.sent for part in self.parts)
+        if self.parts and not any(part.summary.ok for part in self.parts):
+            codes = ", ".join(sorted({code for part in self.parts for code in part.summary.codes}))
+            yield f"none of {sent} questions were answered: {codes}"
+
 
 def _bar_samples(bars: Sequence[Bar]) -> Iterator[Samples]:
     """Take the rounds of what is better low, or better high, and not of what is to stay within limits."""
@@ -104,7 +112,7 @@ def _bar_samples(bars: Sequence[Bar]) -> Iterator[Samples]:
 
 
 def _course_samples(parts: Sequence[Part]) -> Iterator[Samples]:
-    """Take every second's median latency: seconds of one trace meet the same questions in every run."""
+    """Take every second's median latency; where the plan has the rate, a second has the same questions in every run."""
     for part in parts:
         known = [second for second in part.seconds if second.p50_ms is not None]
         if known:

@@ -9,6 +9,11 @@ from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.media import Media
 from foreframe_server.load.traces import Ask
 
+MAX_CONTENTS = 2**32
+"""How many contents a run may number."""
+
+_SEEDS = 2**20
+"""Times `MAX_CONTENTS` they still fit the wire."""
 _MARK_BYTES = 8
 _JITTER = 0.3
 
@@ -32,25 +37,27 @@ class Sizes:
 class Questions:
     """Writes bodies. Contents of different numbers are different, from the first picture to the seed.
 
-    mark: tells this run from others, so that no cache knows its questions from before.
+    seed: questions of one seed and number are the same but for the first bytes of their first picture, which hold the
+    nonce (0..2^64) plus the number: it tells this run from others, so that no cache knows its questions from before.
     """
 
-    def __init__(self, sizes: Sizes, *, mark: int) -> None:
+    def __init__(self, sizes: Sizes, *, seed: int, nonce: int) -> None:
         rng = np.random.default_rng(0)
         shape = (sizes.context_frames, sizes.height, sizes.width, 3)
         rows = sizes.context_frames + sizes.horizon
         self._sizes = sizes
-        self._mark = mark
+        self._first_seed = seed % _SEEDS * MAX_CONTENTS
+        self._nonce = nonce
         self._frames = rng.integers(0, 256, shape, dtype=np.uint8)
         noise = _JITTER * rng.standard_normal((rows, len(sizes.state_mean)))
         self._states = (np.array(sizes.state_mean) + np.array(sizes.state_std) * noise).astype(np.float32)
 
     def write(self, ask: Ask, content: int) -> bytes:
         """Write one question as MessagePack."""
-        seed = self._mark + content
+        mark = (self._nonce + content) % 2 ** (8 * _MARK_BYTES)
         frames = self._frames.copy()
-        frames.reshape(-1)[:_MARK_BYTES] = np.frombuffer(seed.to_bytes(_MARK_BYTES, "little"), np.uint8)
-        return write_question(self._sizes, ask, Content(frames, self._states, seed))
+        frames.reshape(-1)[:_MARK_BYTES] = np.frombuffer(mark.to_bytes(_MARK_BYTES, "little"), np.uint8)
+        return write_question(self._sizes, ask, Content(frames, self._states, self._first_seed + content))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 
 from foreframe_server.intervals import Interval, Resamples
 from foreframe_server.load.bench import Bench
-from foreframe_server.load.exam import Exam, Grades, Sheet, exam_ask
+from foreframe_server.load.exam import MIN_PARITY_DB, Exam, Grades, Sheet, exam_ask
 from foreframe_server.load.findings import Bar, Findings, Part
 from foreframe_server.load.generator import Prepare
 from foreframe_server.load.records import Record
@@ -36,7 +36,7 @@ class ExamPlan:
     """How many clips are asked about, and the PSNR against the reference's answer below which one is wrong."""
 
     clips: int = 8
-    min_parity_db: float = 40.0
+    min_parity_db: float = MIN_PARITY_DB
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Recent extends EventTarget {
 
   open(method, path, body, accept) {
     const record = { method, path, body, accept, at: new Date(), started: performance.now(), status: null, ms: null,
-      requestId: null, timings: null, warnings: [], problem: null };
+      requestId: null, timings: null, warnings: [], problem: null, causes: [] };
     this.list = [record, ...this.list].slice(0, MAX_RECENT);
     this.#tell();
     return record;
@@ -100,6 +100,7 @@ class Recent extends EventTarget {
 
   refuse(record, status, refusal) {
     record.problem = refusal.message;
+    record.causes = refusal.errors ?? [];
     record.requestId ??= refusal.requestId ?? null;
     this.close(record, status, null);
   }
@@ -177,7 +178,7 @@ function headersOf({ body, accept }) {
 
 function fail(record, error, status) {
   const told = error instanceof Refusal ? error : unreachable(error);
-  recent.refuse(record, status, told);
+  recent.refuse(record, status, told.name === "AbortError" ? { message: "This page stopped it." } : told);
   return told;
 }
 

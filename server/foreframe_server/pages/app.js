@@ -9,8 +9,11 @@ const VIEWS = [
   ["drive", "Drive"],
   ["candidates", "Candidates"],
   ["contract", "Contract"],
-  ["recent", "Recent requests"],
+  ["recent", "Recent"],
 ];
+
+const NOT_YET = "This opens as soon as the server tells which models it has.";
+const NO_KEY = "This server asks for a key. Whoever runs it makes one with: foreframe keys create.";
 
 /** What every view gets: the models' contracts, the chosen one and its state schema; null until the server told. */
 const context = { models: [], model: null, schema: null };
@@ -22,6 +25,7 @@ showStatus(document.getElementById("status"));
 connection.addEventListener("change", tellConnection);
 connection.addEventListener("answer", () => context.model ?? learn());
 addEventListener("hashchange", () => open(asked()));
+for (const type of ["dragover", "drop"]) addEventListener(type, keepPage);
 await learn();
 
 function addView(name, title) {
@@ -60,8 +64,8 @@ async function open(name) {
     if (wasOpen && !isOpen) (await view.mounted)?.hide?.();
   }
   const view = views.get(name);
-  if (context.model === null) return;
-  view.mounted ??= load(name, view);
+  if (context.model !== null) view.mounted ??= load(name, view);
+  else if (view.mounted === null) view.panel.replaceChildren(h("p", { className: "empty" }, NOT_YET));
   (await view.mounted)?.show?.();
 }
 
@@ -69,6 +73,7 @@ async function load(name, view) {
   view.panel.setAttribute("aria-busy", "true");
   try {
     const module = await import(`./${name}.js`);
+    view.panel.replaceChildren();
     return await module.mount(view.panel, context);
   } catch (error) {
     view.mounted = null;
@@ -93,11 +98,17 @@ async function learn() {
     toggleKeyForm(false);
   } catch (error) {
     context.model = null;
-    words.textContent = error.message;
-    if (error instanceof Refusal && error.status === 401) toggleKeyForm(true, error.message);
+    const isLocked = error instanceof Refusal && error.status === 401;
+    words.textContent = isLocked ? "a key is needed" : error.message;
+    if (isLocked) toggleKeyForm(true, key.read() ? error.message : NO_KEY);
     else if (error instanceof Refusal) setTimeout(learn, error.retryAfterMs ?? 2000);
   }
   await open(asked());
+}
+
+/** A file that is dropped beside its place does not replace the page, and what was typed into it. */
+function keepPage(event) {
+  if (event.dataTransfer.types.includes("Files")) event.preventDefault();
 }
 
 function tellConnection() {

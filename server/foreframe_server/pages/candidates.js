@@ -31,8 +31,8 @@ class Candidates {
     this.refusals = alertPlace();
     this.clips = h("fieldset", {}, h("legend", {}, "Start from"));
     this.form = h("form", { className: "asking", noValidate: true, onsubmit: (event) => (event.preventDefault(), this.score()) }, this.clips, this.#plans(),
-      this.#cost(), h("div", {}, h("div", { className: "actions" }, this.#buttons()), this.refusals));
-    panel.append(h("div", { className: "split" }, this.form, h("div", { className: "stage" }, this.#goal(), this.ranking.node)));
+      this.#cost(), this.refusals, h("div", { className: "actions" }, this.#buttons()));
+    panel.append(h("div", { className: "split goal-first" }, this.form, h("div", { className: "stage" }, this.#goal(), this.ranking.node)));
   }
 
   #plans() {
@@ -64,7 +64,7 @@ class Candidates {
     this.steps = input("score-steps", { type: "number", min: 1, max: this.model.sampler.max_steps, value: 2 });
     this.shown = input("score-shown", { type: "number", min: 0, max: 64, value: 8 });
     const words = { goal_image: "the goal", spread: "spread", smoothness: "jerkiness", likelihood: "doubt" };
-    return h("fieldset", {}, h("legend", {}, "Cost"), h("div", { className: "grid" },
+    return h("details", { className: "settings", open: matchMedia("(min-width: 60rem)").matches }, h("summary", {}, "Cost"), h("div", { className: "grid" },
       field("Goal in", this.metric, { wide: true, pointers: ["/objectives/0/params/metric"] }),
       Object.entries(this.weights).map(([kind, control], at) => field(`Weight of ${words[kind]}`, control, { pointers: at === 0 ? ["/objectives"] : [] })),
       field("Goal at frame", this.frame, { pointers: ["/objectives/0/params/frame"] }),
@@ -198,6 +198,7 @@ class Candidates {
     try {
       const reply = await post("/v1/scores", this.#request(plans), { binary: true, signal: stop.signal });
       await this.ranking.show(reply, plans, { goal: this.#goalImage });
+      this.ranking.chosen.scrollIntoView({ block: "nearest" });
       announce(`Plan ${reply.best_index} is the best.`);
     } catch (error) {
       if (error.name !== "AbortError") showRefusal(this.form, this.refusals, error);
@@ -210,5 +211,6 @@ class Candidates {
     this.go.disabled = this.form.ariaBusy = Boolean(words);
     this.stop.hidden = !words;
     this.ranking.tell(words);
+    if (words) this.ranking.node.scrollIntoView({ block: "nearest" });
   }
 }

@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { readStates } from "./recording.js";
-import { alertPlace, clearRefusals, facts, field, h, quantity, say, showRefusal, svg, textarea,
+import { aligned, alertPlace, clearRefusals, facts, field, h, quantity, say, showRefusal, svg, textarea,
     warningList } from "./ui.js";
 
 /** Fill the panel. */
@@ -31,17 +31,17 @@ function card(model) {
 }
 
 function schemaTable(schema) {
+  const columns = ["mean", "std", "low", "high"]
+    .map((column) => aligned(schema[column] ?? schema.names.map(() => null), schema.std ?? [], 2));
   const rows = schema.names.map((name, index) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, name)),
-      h("td", {}, schema.units[index]),
-    ...["mean", "std", "low", "high"].map((column) => h("td", { className: "number" },
-      quantity(schema[column]?.[index]))),
+    h("td", {}, schema.units[index]), columns.map((column) => h("td", { className: "number" }, column[index])),
     h("td", {}, range(schema, index))));
   const heads = ["Number", "Unit", "Mean", "Deviation", "Lowest seen", "Highest seen", "Range"];
   return h("section", {}, h("h2", {}, `State schema ${schema.name}`),
       h("p", { className: "quiet" }, `${schema.description} ${schema.dim} numbers a row` +
     `${schema.rate_hz ? `, ${schema.rate_hz} rows a second` : ""}. According to ${schema.source}.`),
     h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "State schema" }, h("table", {},
-      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows))));
+      h("thead", {}, h("tr", {}, heads.map((head, at) => h("th", { scope: "col", className: at > 1 && at < 6 ? "number" : "" }, head)))), h("tbody", {}, rows))));
 }
 
 /** The range of the training data, with one deviation about the mean drawn into it. */
@@ -70,7 +70,7 @@ class Check {
         hint: "A first line of names may put them in any order. JSON may say {values, names, units}." }),
       this.refusals, h("div", { className: "actions" }, h("button", { type: "submit", className: "first" },
           "Check my sample"), example));
-    for (const type of ["dragover", "drop"]) this.rows.addEventListener(type, (event) => this.#drop(event));
+    this.rows.addEventListener("drop", (event) => this.#drop(event));
     this.node = h("section", { className: "card" }, h("h2", {}, "Check my sample"), this.form, this.result);
   }
 
@@ -81,9 +81,8 @@ class Check {
   }
 
   async #drop(event) {
-    event.preventDefault();
     const [file] = event.dataTransfer.files;
-    if (event.type !== "drop" || !file) return;
+    if (!file) return;
     this.rows.value = await file.text();
     this.rows.dispatchEvent(new Event("input"));
   }

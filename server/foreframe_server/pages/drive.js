@@ -342,8 +342,8 @@ class Drive {
     if (now - this.#lastTold < TELL_MS) return;
     this.#lastTold = now;
     const { inputs, rate, serverMs } = this.pace;
-    const rows = [["frames shown a second", quantity(rate)], ["input to frame", quantity(inputs.at(-1), "ms")],
-      ["95 of 100 within", quantity(quantile(inputs, 0.95), "ms")], ["server", quantity(serverMs, "ms")],
+    const rows = [["frames a second", quantity(rate)], ["input to frame", quantity(inputs.at(-1), "ms")],
+      ["95\u202f% within", quantity(quantile(inputs, 0.95), "ms")], ["server", quantity(serverMs, "ms")],
       ["a frame is", strategy === "sample" ? `a sample, ${steps} ${steps === 1 ? "step" : "steps"}` : "the posterior mean"],
       ["from one context", this.window.value === "1" ? "1 frame" : `${this.window.value} frames`]];
     this.speed.replaceChildren(...facts(rows).children);

@@ -138,7 +138,7 @@ class Joint {
     this.side = Object.keys(SIDES).find((side) => SIDES[side].test(this.name)) ?? null;
     this.isRate = this.unit.endsWith("/s");
     this.words = wordsOf(this.name);
-    this.decimals = Math.max(0, 2 - Math.floor(Math.log10(this.high - this.low)));
+    this.decimals = Math.min(3, Math.max(0, 2 - Math.floor(Math.log10(this.high - this.low))));
     this.#make(onInput);
     this.set(schema.mean?.[index] ?? 0);
   }
@@ -198,7 +198,7 @@ class Joint {
 
   #show() {
     this.slider.value = String(this.target);
-    const text = `${this.value.toFixed(this.decimals)}${this.unit === "1" ? "" : `\u202f${this.unit}`}`;
+    const text = `${this.value.toFixed(this.decimals).replace(/^-(0\.?0*)$/, "$1")}${this.unit === "1" ? "" : `\u202f${this.unit}`}`;
     if (this.told.textContent === text) return;
     this.told.textContent = text;
     this.slider.setAttribute("aria-valuetext", text);

@@ -13,18 +13,23 @@ export async function mount(panel, context) {
   await page.listClips();
 }
 
+/** A first look may not keep a machine from its robots: it is given up where it takes longer. */
+const GLANCE_MS = 3000;
+
 class Playground {
   recording = null;
   busy = null;
+  #glance = null;
 
   constructor(panel, { model }) {
     this.model = model;
     this.stage = new Stage(model);
     this.refusals = alertPlace();
-    this.form = h("form", { className: "asking", noValidate: true }, this.#source(), this.#settings(), this.refusals);
+    this.form = h("form", { className: "asking", noValidate: true }, this.#source(), this.#settings(), this.refusals, this.#buttons());
     this.form.addEventListener("submit", (event) => (event.preventDefault(), this.predict()));
     this.stage.onMedoid = () => this.#fetchMedoid();
-    panel.append(h("div", { className: "split" }, this.form, this.stage.node));
+    panel.append(h("div", { className: "split pictures-first" }, this.form, this.stage.node));
+    panel.addEventListener("drop", (event) => this.#drop(event));
   }
 
   #source() {
@@ -34,20 +39,20 @@ class Playground {
       onchange: () => this.#readFiles() });
     this.states = textarea("states", { rows: 4, spellcheck: false, placeholder: "0.01, 0.20, …  one row a frame",
       onchange: () => this.#readOwn() });
-    this.start = input("start", { type: "range", min: 0, max: 0, value: 0, oninput: () => this.#showPast() });
+    this.start = input("start", { type: "range", min: 0, max: 0, value: 0, oninput: () => this.#showPast(),
+      onchange: () => this.recording?.pngs && this.#look() });
     this.startField = field("Window starts at frame", this.start, { wide: true });
     this.startField.hidden = true;
     const camera = this.model.cameras[0].name;
     this.own = h("details", { className: "own" }, h("summary", {}, "Your own recording"),
       field("Video or pictures", this.files, { wide: true,
         pointers: ["/observation/cameras", `/observation/cameras/${camera}`],
-        hint: `At least ${this.model.context_frames} frames, ${this.model.fps} a second` }),
+        hint: `At least ${this.model.context_frames} frames, ${this.model.fps} a second. Files may be dropped anywhere here.` }),
       field("States, CSV or JSON", this.states, { wide: true,
         pointers: ["/observation/state", "/future", "/target/state"],
         hint: `${this.model.state_dim} numbers a row, ${this.model.state_schema}; ` +
           "rows after the last frame are what the robot would do" }),
       this.startField);
-    for (const type of ["dragover", "drop"]) this.own.addEventListener(type, (event) => this.#drop(event));
     return h("fieldset", {}, h("legend", {}, "Start from"), this.clips, this.own);
   }
 
@@ -61,8 +66,6 @@ class Playground {
     this.strategy = select("strategy", [["sample", "Sample members"], ["posterior_mean", "Posterior mean, one pass"]],
       { onchange: () => this.#fitStrategy() });
     this.cache = select("cache", [["use", "Use the cache"], ["bypass", "Compute anew"]]);
-    this.go = h("button", { type: "submit", className: "first" }, "Predict");
-    this.stop = button("Stop", () => this.busy?.abort(), { hidden: true });
     this.#fitStrategy();
     const fields = h("div", { className: "grid" },
       field("Strategy", this.strategy, { pointers: ["/sampling/strategy"], wide: true }),
@@ -72,8 +75,13 @@ class Playground {
       field("Seed", this.seed, { pointers: ["/sampling/seed"] }),
       field("Results", this.cache, { pointers: ["/cache"], wide: true }));
     const isRoomy = matchMedia("(min-width: 60rem)").matches;
-    return h("div", {}, h("details", { className: "settings", open: isRoomy }, h("summary", {}, "Settings"), fields),
-      h("div", { className: "actions" }, this.go, this.stop));
+    return h("details", { className: "settings", open: isRoomy }, h("summary", {}, "Settings"), fields);
+  }
+
+  #buttons() {
+    this.go = h("button", { type: "submit", className: "first" }, "Predict");
+    this.stop = button("Stop", () => this.busy?.abort(), { hidden: true });
+    return h("div", { className: "actions" }, this.go, this.stop);
   }
 
   #fitStrategy() {
@@ -113,13 +121,31 @@ class Playground {
       this.#use(await readClip(this.model, index));
     } catch (error) {
       showRefusal(this.form, this.refusals, error);
+      return;
+    }
+    this.#look();
+  }
+
+  /** Show what one pass says of a clip before anybody asks; the answer is the same for all, so the cache has it soon. */
+  async #look() {
+    const glance = (this.#glance = new AbortController());
+    const { signal } = glance;
+    const { deadline_ms: _, ...asked } = this.#request("posterior_mean");
+    const request = { ...asked, sampling: { strategy: "posterior_mean", seed: 0 }, cache: "use", priority: "bulk" };
+    setTimeout(() => glance.abort(), GLANCE_MS);
+    try {
+      const frames = await imagesOf((await post("/v1/predictions", request, { signal })).frames);
+      signal.throwIfAborted();
+      this.stage.update(frames, [], "One pass: the mean of all futures. Predict draws members.");
+    } catch (error) {
+      if (error.name !== "AbortError") this.stage.tell(error.message);
     }
   }
 
   #drop(event) {
-    event.preventDefault();
-    if (event.type !== "drop") return;
     const files = [...event.dataTransfer.files];
+    if (files.length === 0) return;
+    this.own.open = true;
     const texts = files.filter((file) => /\.(csv|json|txt)$/i.test(file.name));
     this.#take(files.filter((file) => !texts.includes(file)), texts[0]);
   }
@@ -155,19 +181,23 @@ class Playground {
 
   async #readOwn() {
     clearRefusals(this.form, this.refusals);
-    if (!this.filmed || !this.states.value.trim()) return;
+    if (!this.states.value.trim()) return;
     try {
       const states = readStates(this.states.value);
+      if (!this.filmed) {
+        say(this.files, "These states need their video or pictures. Until then the clip is predicted.");
+        return;
+      }
       for (const choice of this.clips.querySelectorAll("input")) choice.checked = false;
       this.#use(new Recording({ name: "Your recording", ...this.filmed, states }));
     } catch (error) {
-      this.recording = null;
+      if (this.filmed) this.recording = null;
       say(this.states, error.message);
     }
   }
 
   #use(recording) {
-    this.busy?.abort();
+    this.#abort();
     this.recording = recording;
     const last = recording.lastStart(this.model);
     this.start.max = String(last);
@@ -176,7 +206,13 @@ class Playground {
     this.#showPast();
   }
 
+  #abort() {
+    this.busy?.abort();
+    this.#glance?.abort();
+  }
+
   #showPast() {
+    this.#glance?.abort();
     this.startField.querySelector("label").textContent = `Window starts at frame ${this.start.value}`;
     this.window = this.recording.window(this.model, Number(this.start.value));
     this.stage.open(this.window, this.recording);
@@ -185,14 +221,15 @@ class Playground {
   /** Ask for the future of the window; what is refused is told beside its field, a lost server is waited for. */
   async predict() {
     clearRefusals(this.form, this.refusals);
+    if (this.own.open && !this.filmed) this.#readOwn();
     if (!this.#hasWindow()) return;
-    this.busy?.abort();
+    this.#abort();
     const stop = new AbortController();
     this.busy = stop;
     this.#showBusy(true);
-    if (matchMedia("(max-width: 60rem)").matches) this.stage.node.scrollIntoView();
+    this.stage.reveal();
     try {
-      await this.#predictPatiently(this.#request(), stop.signal);
+      await this.#predictPatiently(this.#request(this.strategy.value), stop.signal);
     } catch (error) {
       const isStopped = error.name === "AbortError";
       if (!isStopped) showRefusal(this.form, this.refusals, error);
@@ -274,15 +311,15 @@ class Playground {
     return { cameras: { [this.model.cameras[0].name]: clip }, state: pastStates };
   }
 
-  #request() {
-    const isMean = this.strategy.value === "posterior_mean";
+  #request(strategy) {
+    const isMean = strategy === "posterior_mean";
     const [steps, seed, deadline] = [this.steps, this.seed, this.deadline].map(numberIn);
     return {
       model: this.model.id,
       observation: this.#observation(),
       future: { kind: "state", values: this.window.futureStates.values },
       ...(!isMean && { ensemble: { size: numberIn(this.members) ?? 1 } }),
-      sampling: { strategy: this.strategy.value, ...(steps !== null && !isMean && { steps }),
+      sampling: { strategy, ...(steps !== null && !isMean && { steps }),
           ...(seed !== null && { seed }) },
       ...(deadline !== null && { deadline_ms: deadline }),
       return: { encoding: bestEncoding(this.model.cameras[0]), variance: isMean ? "none" : "map", members: !isMean },

@@ -1,7 +1,7 @@
 // What a scoring said: the best plan and how sure that is, a table to sort, and the frames of the plan that is looked at.
 
 import { draw, imagesOf } from "./frames.js";
-import { button, copy, facts, h, quantity, svg, warningList } from "./ui.js";
+import { aligned, button, copy, facts, h, quantity, svg, warningList } from "./ui.js";
 
 const TERMS = { goal_image: "Goal", spread: "Spread", smoothness: "Jerkiness", likelihood: "Doubt" };
 
@@ -30,7 +30,8 @@ export class Ranking {
   forget() {
     this.reply = null;
     this.chosen.hidden = true;
-    this.summary.replaceChildren(h("p", { className: "hint" }, "Score, and every plan gets a cost: lower is better."));
+    this.summary.replaceChildren(h("p", { className: "empty" }, "No plans yet. Score samples them around the base, predicts what each would lead to and " +
+      "gives it a cost: lower is better."));
     this.table.replaceChildren();
   }
 
@@ -63,15 +64,16 @@ export class Ranking {
     const rows = this.reply.candidates.toSorted((one, other) => compare(read(one), read(other), rising));
     const costs = this.reply.candidates.map(({ cost }) => cost).filter(Number.isFinite);
     this.range = [Math.min(...costs), Math.max(...costs)];
+    const shown = new Map(columns.map(([name, , read]) => [name, isCount(name) ? rows.map((row) => String(read(row) ?? "–")) : aligned(rows.map(read))]));
     this.table.replaceChildren(h("table", { className: "ranking" }, h("caption", { className: "unseen" }, "Candidates and their costs"),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Last frame"), columns.map((one) => this.#head(one)), h("th", { scope: "col" }, "Status"))),
-      h("tbody", {}, rows.map((row) => this.#row(row, columns)))));
+      h("tbody", {}, rows.map((row, at) => this.#row(row, columns.map(([name]) => [name, shown.get(name)[at]]))))));
   }
 
   #head([name, words]) {
     const { column, rising } = this.#order;
     const isHere = name === column;
-    return h("th", { scope: "col", "aria-sort": isHere ? (rising ? "ascending" : "descending") : "none" },
+    return h("th", { scope: "col", className: name === "index" ? "" : "number", "aria-sort": isHere ? (rising ? "ascending" : "descending") : "none" },
       button(isHere ? `${words} ${rising ? "▲" : "▼"}` : words, () => this.#sort(name), { className: "plain" }));
   }
 
@@ -81,16 +83,18 @@ export class Ranking {
     [...this.table.querySelectorAll("th[aria-sort]")].find((head) => head.ariaSort !== "none")?.firstChild.focus();
   }
 
-  #row(candidate, columns) {
-    const { index, status, reason, cost } = candidate;
-    const cells = columns.map(([name, , read]) => h("td", { className: "number" },
-      name === "index" ? button(index === 0 ? "0, the base" : String(index), () => this.#look(index), { className: "plain",
-        "aria-pressed": String(index === this.looked) }) : quantity(read(candidate)), name === "cost" && Number.isFinite(cost) ? this.#bar(cost) : null));
+  #row({ index, status, reason, cost }, texts) {
+    const cells = texts.map(([name, text]) => (name === "index" ? h("td", {}, this.#choice(index))
+      : h("td", { className: "number" }, name === "cost" && Number.isFinite(cost) ? this.#bar(cost) : null, text)));
     const row = h("tr", { onclick: () => this.#look(index) }, h("td", {}, this.#thumbnail(index)), cells,
       h("td", {}, status === "ok" ? "scored" : `${status}${reason ? `: ${reason}` : ""}`));
     row.dataset.index = String(index);
     row.classList.toggle("here", index === this.looked);
     return row;
+  }
+
+  #choice(index) {
+    return button(index === 0 ? "0, the base" : String(index), () => this.#look(index), { className: "plain", "aria-pressed": String(index === this.looked) });
   }
 
   #bar(cost) {
@@ -136,6 +140,8 @@ export class Ranking {
     return made;
   }
 }
+
+const isCount = (name) => name === "rank" || name === "index";
 
 /** Numbers by size, what has none last. */
 function compare(one, other, rising) {

@@ -2,7 +2,7 @@
 
 import { recent } from "./api.js";
 import { asCurl, asPython } from "./snippets.js";
-import { button, copy, h, quantity, svg, warningList } from "./ui.js";
+import { button, copy, h, quantity, sentence, svg, warningList } from "./ui.js";
 
 const STAGES = ["receive", "decode", "queue", "encode", "condition", "denoise", "latent_decode", "read", "prepare",
   "evaluate", "render", "reduce", "respond"];
@@ -11,8 +11,8 @@ const STAGES = ["receive", "decode", "queue", "encode", "condition", "denoise", 
 export function mount(panel) {
   const list = h("ol", { className: "requests" });
   const empty = h("p", { className: "quiet" }, "Nothing has been asked yet. Predict something in the Playground.");
-  panel.append(h("p", { className: "lead" },
-      "What this page asked the server, newest first. Bars are the server's stages."),
+  panel.append(h("h2", {}, "Recent requests"), h("p", { className: "lead" },
+      "What this page asked the server, newest first. A bar is where the server's time went, stage by stage."),
     stageLegend(), empty, list);
   const rows = new Map();
   const update = () => {
@@ -40,6 +40,7 @@ function row(record) {
       h("span", { className: "state" }, String(status)), h("span", {}, quantity(record.ms, "ms"))),
     record.timings ? stageBar(record.timings) : null,
     isBad ? h("p", { className: "refused" }, record.problem) : null,
+    record.causes.map((cause) => h("p", { className: "refused" }, h("code", {}, cause.pointer), ` ${sentence(cause)}`)),
     warningList(record.warnings),
     h("div", { className: "ends quiet" }, record.requestId ? h("span", {}, "request ", h("code", {}, record.requestId))
         : null,
@@ -55,12 +56,12 @@ function stageBar(timings) {
   let from = 0;
   const bars = parts.map(([stage, ms]) => {
     const bar = svg("rect", { class: `stage-${stage}`, x: (1000 * from) / total, y: 0, height: 10,
-      width: Math.max(1, (1000 * ms) / total - 1) }, svg("title", {}, `${stage} ${quantity(ms, "ms")}`));
+      width: Math.max(1, (1000 * ms) / total - 1) }, svg("title", {}, `${stage.replaceAll("_", " ")} ${quantity(ms, "ms")}`));
     from += ms;
     return bar;
   });
   const words = parts.toSorted((one, other) => other[1] - one[1]).slice(0, 4)
-    .map(([stage, ms]) => `${stage} ${quantity(ms, "ms")}`).join(" · ");
+    .map(([stage, ms]) => `${stage.replaceAll("_", " ")} ${quantity(ms, "ms")}`).join(" · ");
   return h("div", { className: "stages" },
     svg("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img", "aria-label": words }, ...bars),
     h("p", { className: "hint" }, words));

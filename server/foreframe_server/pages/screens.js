@@ -62,6 +62,7 @@ export class Screens {
     pane.node.classList.toggle("chosen", isChosen && this.#branches.length > 1);
     pane.choose.setAttribute("aria-pressed", String(isChosen));
     pane.choose.hidden = this.#branches.length < 2;
+    pane.title.textContent = this.#branches.length < 2 ? "Predicted" : pane.name;
     pane.choose.textContent = isChosen ? `${pane.name}, driven` : `Drive ${pane.name}`;
     const told = this.at > length ? `ends at ${secondsOf(length, this.model)}` : this.at === 0 ? "the last frame seen" : `predicted frame ${this.at}`;
     pane.words.textContent = told;
@@ -111,7 +112,8 @@ function paneOf(name, { width, height }, onChoose) {
   const canvas = h("canvas", { width, height, role: "img", "aria-label": `Branch ${name}: empty` });
   const words = h("span", { className: "hint" });
   const choose = button(`Drive ${name}`, onChoose, { className: "plain", hidden: true });
-  return { name, canvas, words, choose, node: h("figure", { className: "pane" }, h("figcaption", {}, h("strong", {}, name), choose), canvas, words) };
+  const title = h("strong", {}, name);
+  return { name, title, canvas, words, choose, node: h("figure", { className: "pane" }, h("figcaption", {}, title, choose), canvas, words) };
 }
 
 const secondsOf = (frames, { fps }) => `+${(frames / fps).toFixed(2)}\u202fs`;

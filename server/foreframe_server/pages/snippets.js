@@ -4,9 +4,12 @@ import { key } from "./api.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
+/** Arrays of bytes are for programs: somebody who pastes a request reads the same reply as JSON. */
+const readable = (accept) => (accept === "application/msgpack" ? "application/json" : accept);
+
 /** The request for a shell. */
 export function asCurl({ method, path, body, accept }) {
-  const parts = [`curl -sS -X ${method} ${quoted(location.origin + path)}`, `-H ${quoted(`accept: ${accept}`)}`];
+  const parts = [`curl -sS -X ${method} ${quoted(location.origin + path)}`, `-H ${quoted(`accept: ${readable(accept)}`)}`];
   if (key.read()) parts.push('-H "authorization: Bearer $FOREFRAME_KEY"');
   if (body === undefined) return parts.join(" \\\n  ");
   parts.push("-H 'content-type: application/json'", `--data-binary @- <<'JSON'\n${JSON.stringify(body)}\nJSON`);
@@ -15,7 +18,7 @@ export function asCurl({ method, path, body, accept }) {
 
 /** The request for Python, with httpx. */
 export function asPython({ method, path, body, accept }) {
-  const headers = [`"accept": ${JSON.stringify(accept)}`];
+  const headers = [`"accept": ${JSON.stringify(readable(accept))}`];
   if (key.read()) headers.push('"authorization": f"Bearer {os.environ[\'FOREFRAME_KEY\']}"');
   if (body !== undefined) headers.push('"content-type": "application/json"');
   const lines = [...(key.read() ? ["import os", ""] : []), "import httpx", ""];
@@ -24,9 +27,6 @@ export function asPython({ method, path, body, accept }) {
       `    ${JSON.stringify(location.origin + path)},`,
     `    headers={${headers.join(", ")}},`, ...(body === undefined ? [] : ["    content=body,"]), "    timeout=60,",
         ")",
-    "reply.raise_for_status()", `print(${printed(accept)})`);
+    "reply.raise_for_status()", `print(${readable(accept) === "application/json" && method !== "DELETE" ? "reply.json()" : "reply.text"})`);
   return `${lines.join("\n")}\n`;
 }
-
-const printed = (accept) => (accept === "application/json" ? "reply.json()" : accept.startsWith("text/") ? "reply.text"
-  : "len(reply.content)");

@@ -25,7 +25,7 @@ export class Stage {
     this.strip = h("div", { className: "strip", "aria-hidden": "true" });
     this.node = h("div", { className: "stage" }, h("div", { className: "panes" },
         Object.values(this.panes).map((one) => one.node)),
-      this.#scrubber(), h("div", { className: "running" }, this.bar, this.words), this.strip, this.#controls(),
+      this.#scrubber(), this.#controls(), h("div", { className: "running" }, this.bar, this.words), this.strip,
       this.spread.node, this.bits.node, this.summary);
     this.#forget();
   }
@@ -41,11 +41,16 @@ export class Stage {
 
   #controls() {
     this.choice = select("shown", [["mean", "Mean"]], { onchange: () => this.#choose() });
-    this.opacity = input("opacity", { type: "range", min: 0, max: 100, value: 0, oninput: () => this.#draw() });
+    this.opacity = input("opacity", { type: "range", min: 0, max: 100, value: 0, oninput: () => this.#overlay() });
+    this.overlay = field("Variance overlay", this.opacity);
     this.smooth = input("smooth", { type: "checkbox", onchange: () => this.#soften() });
     this.#soften();
-    return h("div", { className: "controls" }, field("Show", this.choice), field("Variance over it", this.opacity),
-      field("Smooth pixels", this.smooth));
+    return h("div", { className: "controls" }, field("Show", this.choice), this.overlay, field("Smooth pixels", this.smooth));
+  }
+
+  /** Bring the pictures into view, where they are not. */
+  reveal() {
+    this.node.firstChild.scrollIntoView({ block: "nearest" });
   }
 
   /** Show a window that nothing was predicted for yet. */
@@ -66,7 +71,7 @@ export class Stage {
     this.requested = null;
     this.choice.replaceChildren(h("option", { value: "mean" }, "Mean"));
     this.shown = "mean";
-    this.maps = [];
+    this.#overlay([]);
     this.bits.node.hidden = true;
     this.summary.replaceChildren();
     this.bar.removeAttribute("value");
@@ -98,13 +103,12 @@ export class Stage {
     this.answer = answer;
     this.frames = { mean: frames };
     members.forEach((member, index) => (this.frames[`member ${index + 1}`] = member));
-    this.maps = maps;
     this.most = Math.max(1e-6, ...maps.map((map) => map.reduce((most, value) => Math.max(most, value), 0)));
+    this.#overlay(maps);
     this.#offer(answer, members.length);
     this.bar.hidden = true;
     this.tell("");
     if (this.at < 1) this.go(1);
-    this.#draw();
     this.#drawStrip();
     this.#showSpread(answer.uncertainty.spread_per_frame);
     this.summary.replaceChildren(summaryOf(answer), warningList(answer.warnings) ?? "");
@@ -150,8 +154,8 @@ export class Stage {
   #forget() {
     this.answer = null;
     this.frames = { mean: [] };
-    this.maps = [];
     this.shown = "mean";
+    this.#overlay([]);
     this.bar.hidden = true;
     this.spread.node.hidden = this.bits.node.hidden = true;
     this.summary.replaceChildren();
@@ -184,6 +188,14 @@ export class Stage {
     this.#draw();
     this.#drawStrip();
     this.#showSpread(this.answer.uncertainty.spread_per_frame);
+  }
+
+  /** Draw variance over the prediction, as strongly as asked for; where nothing varies there is nothing to ask. */
+  #overlay(maps = this.maps) {
+    this.maps = maps;
+    this.opacity.disabled = maps.length === 0;
+    this.overlay.firstChild.textContent = `Variance overlay, ${this.opacity.value}\u202f%`;
+    this.#draw();
   }
 
   #soften() {
@@ -242,7 +254,7 @@ export class Stage {
       { name: "error against the truth", kind: "dash", values: errors.length ? errors : empty }], {
       limit: trusted,
       words: !this.answer || spread.length === 0 ? "" : Number.isFinite(trusted) ? `Trusted for ${trusted} frames.`
-        : `The spread is ${verdict}: the model names no trusted horizon.`,
+        : `The spread is ${verdict}: where members disagree, not an error bar. The model names no trusted horizon.`,
     });
     this.spread.point(Math.max(1, this.at));
   }

@@ -43,12 +43,12 @@ async function refresh(strip, values) {
   const { met, degraded, late, exceeded } = status.deadlines;
   const asked = met + degraded + late + exceeded;
   values.get("queue").textContent = quantity(status.queue_s * 1000, "ms");
-  values.get("busy").textContent = quantity(100 * status.busy_ratio, "%", 2);
+  values.get("busy").textContent = quantity(Math.round(100 * status.busy_ratio), "%");
   values.get("p50").textContent = about(quantile(latency, 0.5));
   values.get("p99").textContent = about(quantile(latency, 0.99));
-  values.get("missed").textContent = asked ? `${late + exceeded} of ${asked}` : "none asked";
+  values.get("missed").textContent = `${late + exceeded} of ${asked}`;
   values.get("cache").textContent = status.cache.lookups
-    ? quantity((100 * status.cache.hits) / status.cache.lookups, "%", 2) : "unused";
+    ? quantity(Math.round((100 * status.cache.hits) / status.cache.lookups), "%") : "unused";
 }
 
 function remember(status) {

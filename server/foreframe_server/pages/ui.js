@@ -2,6 +2,7 @@
 // Text never becomes markup: everything is set as text.
 
 const SVG = "http://www.w3.org/2000/svg";
+const MOST_DECIMALS = 6;
 let nextId = 0;
 
 /** Make an element; `on…` properties listen, `data-…` and `aria-…` are attributes, others are properties. */
@@ -105,7 +106,8 @@ export function showRefusal(form, place, error) {
   }
   place.textContent = [error.message, ...homeless, waitOf(error)].filter(Boolean).join(" ");
   place.hidden = false;
-  first?.focus({ preventScroll: false });
+  first?.focus({ preventScroll: true });
+  first?.closest(".field").scrollIntoView({ block: "nearest" });
 }
 
 /** The reasons of a refusal; one about a deadline, which names no field, is the deadline's. */
@@ -116,6 +118,7 @@ function causesOf({ errors = [], code = "", message }) {
 /** Tell one field's own refusal, such as of a file that could not be read. */
 export function say(control, words) {
   const slot = document.getElementById(`${control.id}-refused`);
+  for (let at = control.closest("details"); at; at = at.parentElement.closest("details")) at.open = true;
   control.setAttribute("aria-invalid", "true");
   slot.textContent = slot.hidden ? words : `${slot.textContent} ${words}`;
   slot.hidden = false;
@@ -142,9 +145,11 @@ function controlFor(form, pointer) {
   return best;
 }
 
-function sentence({ pointer, message, expected, received }) {
-  const facts = [expected && `expected ${expected}`, received && `received ${received}`].filter(Boolean).join(", ");
-  return `${placeOf(pointer)}${message.replace(/\.$/, "")}${facts ? ` (${facts})` : ""}.`;
+/** One reason of a refusal as a sentence. */
+export function sentence({ pointer, message, expected, received }) {
+  const facts = expected ? [`expected ${expected}`, received && `received ${received}`].filter(Boolean).join(", ") : "";
+  const words = `${placeOf(pointer)}${message.replace(/\.$/, "")}${facts ? ` (${facts})` : ""}.`;
+  return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 /** Where in a list: "Row 3, number 2: " of "/future/values/2/1". People count from 1. */
@@ -167,6 +172,14 @@ export function quantity(value, unit = "", digits = 3) {
   const text = size >= 10 ** (digits - 1) || Number.isInteger(value) ? Math.round(value).toLocaleString("en")
     : value.toPrecision(digits);
   return unit ? `${text}\u202f${unit}` : text;
+}
+
+/** Numbers of a table as text, all with as many decimals as the smallest of `guide` needs for `digits` that count. */
+export function aligned(numbers, guide = numbers, digits = 3) {
+  const sizes = guide.filter((value) => Number.isFinite(value) && value !== 0).map(Math.abs);
+  const least = sizes.length ? Math.floor(Math.log10(Math.min(...sizes))) : 0;
+  const decimals = Math.min(MOST_DECIMALS, Math.max(0, digits - 1 - least));
+  return numbers.map((value) => (Number.isFinite(value) ? value.toFixed(decimals) : "–"));
 }
 
 /** A list of terms and their values, as rows or, with the class "tiles", side by side. Values may be elements. */

@@ -55,6 +55,7 @@ class ProcessRolloutEngine:
             raise CorruptFrame("a rollout engine said no shape of its noise")
         self.contract: Contract = facts.contract
         self.determinism = facts.determinism
+        self.num_lanes = facts.num_lanes
         self._noise_shape = facts.noise_shape
         self._run = run
         self._close = _Once(on_close)

@@ -30,7 +30,7 @@ class State(StrEnum):
 
 
 class ProcessKeeper:
-    """One place for a process: `start`, then any number of `call`, then `close`.
+    """One place for a process: `start`, then any number of `call`, then `kill` and `join`.
 
     changed: guards every keeper's state of a team, and is notified when one changes.
     """
@@ -83,12 +83,15 @@ class ProcessKeeper:
             self._patience.observe(kind, size, time.monotonic() - started_s)
             return message
 
-    def close(self) -> None:
-        """Kill the process and wait until it is gone."""
+    def kill(self) -> None:
+        """Kill the process, and start no other."""
         with self._changed:
             self._set(State.CLOSED)
             if self._process is not None:
                 self._process.kill("closed")
+
+    def join(self) -> None:
+        """Wait until the process that was killed is gone."""
         if self._thread.is_alive():
             self._thread.join()
 

@@ -164,13 +164,14 @@ class CalibrationNote(_Message):
 class EngineNote(_Message):
     """What an engine says of itself: its contract and state statistics as JSON, and what its answers can be relied on.
 
-    noise_shape: of a rollout engine.
+    noise_shape, num_lanes: of a rollout engine.
     """
 
     contract: str
     statistics: str
     determinism: str
     noise_shape: tuple[Length, Length, Length, Length] | None = None
+    num_lanes: Annotated[int, Field(ge=1)] = 1
 
 
 class Hello(_Message):

@@ -16,11 +16,12 @@ _LIKELIHOOD_GRAPHS = ("tokenize", "detokenize", "frame_step", "top_k")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineFacts:
-    """What an engine is, without the engine. noise_shape: of a rollout engine."""
+    """What an engine is, without the engine. noise_shape, num_lanes: of a rollout engine."""
 
     contract: Contract
     determinism: str
     noise_shape: tuple[int, int, int, int] | None
+    num_lanes: int
 
 
 def describe(opened: OpenedEngines) -> Hello:
@@ -38,7 +39,7 @@ def describe(opened: OpenedEngines) -> Hello:
 def read_facts(note: EngineNote) -> EngineFacts:
     """Read what an engine said. Raises BundleError when it contradicts itself."""
     contract = contract_from_json(note.contract, note.statistics).contract
-    return EngineFacts(contract, note.determinism, note.noise_shape)
+    return EngineFacts(contract, note.determinism, note.noise_shape, note.num_lanes)
 
 
 def read_calibration(hello: Hello) -> Calibration | None:
@@ -59,6 +60,7 @@ def _note(engine: RolloutEngine | LikelihoodEngine, noise_shape: tuple[int, int,
         statistics=statistics,
         determinism=engine.determinism,
         noise_shape=noise_shape,
+        num_lanes=engine.num_lanes if isinstance(engine, RolloutEngine) else 1,
     )
 
 

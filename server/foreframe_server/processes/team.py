@@ -101,7 +101,9 @@ class EngineTeam:
     def close(self) -> None:
         """Kill every process and wait until it is gone; calls that run raise EngineLost. Closing twice does nothing."""
         for keeper in self._keepers:
-            keeper.close()
+            keeper.kill()
+        for keeper in self._keepers:
+            keeper.join()
 
     def _hello(self) -> Hello:
         hello = self._keepers[0].hello

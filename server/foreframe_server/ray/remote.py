@@ -21,7 +21,7 @@ from foreframe_engines.types import Latents
 from foreframe_server.calls import Call, Timings
 from foreframe_server.cost_model import CostModel, SlowQuantile
 from foreframe_server.device import DeviceThread
-from foreframe_server.errors import DeadlineExceeded, NotReady, ServiceError, WorkerCrashed
+from foreframe_server.errors import DeadlineExceeded, NotReady, ServiceError, WorkerCrashed, not_ready
 from foreframe_server.jobs import WHOLE, Ending, Share, later_deadline
 from foreframe_server.metrics import Metrics
 from foreframe_server.processes.frames import CorruptFrame
@@ -144,7 +144,7 @@ class RemoteWorker(DeviceThread):
         share: which of the others are. Raises NotReady at once; what else a replica refuses is raised by `wait`.
         """
         if not self.is_ready:
-            raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+            raise not_ready()
         order = Order(query, call, first_member, share)
         future: asyncio.Future[WorkerResult] = asyncio.get_running_loop().create_future()
         steps = num_steps(query.sampling)

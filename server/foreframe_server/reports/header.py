@@ -30,11 +30,15 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What it was measured on; of a server elsewhere, what asked it. load_average: of the minute before the end."""
+    """What it was measured on; of a server elsewhere, what asked it. load_average: of the minute before the end.
+
+    cores: the numbers of those that this process may run on.
+    """
 
     name: str
     system: str
     total_cores: int
+    cores: Sequence[int]
     load_average: float
     gpus: Sequence[Mapping[str, str]]
 
@@ -42,14 +46,16 @@ class Machine:
     def here(cls) -> "Machine":
         """Look at this machine."""
         load = round(os.getloadavg()[0], 2)
-        return cls(name_machine(), platform.platform(), os.cpu_count() or 1, load, _list_gpus())
+        total = os.cpu_count() or 1
+        return cls(name_machine(), platform.platform(), total, _list_cores(total), load, _list_gpus())
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What has to be said for a number to mean something. commit: with `+` behind it where files were changed since.
 
-    server: the address where it was not started for the run.
+    server: the address where it was not started for the run; its commit is None, because no server tells, and
+    server_version is what it calls itself. versions, machine: of what asked it.
     """
 
     taken_at: str
@@ -59,12 +65,21 @@ class Header:
     versions: Mapping[str, str]
     seeds: Sequence[int]
     server: str | None = None
+    server_version: str | None = None
 
     @classmethod
-    def now(cls, weights: Weights | None, seeds: Sequence[int], server: str | None = None) -> "Header":
+    def now(
+        cls,
+        weights: Weights | None,
+        seeds: Sequence[int],
+        server: str | None = None,
+        server_version: str | None = None,
+    ) -> "Header":
         """Look at this program and this machine."""
         taken_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(taken_at, read_commit(), weights, Machine.here(), _read_versions(), tuple(seeds), server)
+        commit = read_commit() if server is None else None
+        machine, versions = Machine.here(), _read_versions()
+        return cls(taken_at, commit, weights, machine, versions, tuple(seeds), server, server_version)
 
     def record(self) -> dict[str, object]:
         """Return it as a JSON object."""
@@ -78,6 +93,13 @@ def read_commit(folder: Path = Path(__file__).parents[1]) -> str | None:
     commit = _run("git", "-C", str(folder), "rev-parse", "HEAD")
     changed = _run("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return f"{commit}+" if commit and changed else commit
+
+
+def _list_cores(total: int) -> tuple[int, ...]:
+    """List what the scheduler allows, all where the system has no such list."""
+    if not hasattr(os, "sched_getaffinity"):
+        return tuple(range(total))
+    return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def _read_versions() -> dict[str, str]:

@@ -20,7 +20,8 @@ class Samples:
     """One measure's values, at least 0, and by which statistic they count.
 
     blocks: which values hang together, such as a second's or an episode's; they are resampled together. Empty: each
-    stands alone. In two reports of one plan equal places are of the same question, round or clip.
+    stands alone. In two reports of one plan equal places are of the same question, second, round or clip. Questions
+    over HTTP are the same but for eight bytes of their first picture, which keep caches of earlier runs out.
     """
 
     name: str

@@ -13,7 +13,6 @@ from foreframe_server.keys import Scope
 from foreframe_server.repository import ModelEntry
 from foreframe_server.routes.contents import PROBLEMS, document_reply
 from foreframe_server.routes.host import host_of
-from foreframe_server.routes.realtime import check_origin
 
 router = APIRouter(
     tags=["admin"], responses=PROBLEMS, dependencies=[allow(Scope.ADMIN, is_operational=True)], prefix="/admin"
@@ -34,7 +33,6 @@ async def list_models(request: Request) -> ModelIndex:
 )
 async def load_model(request: Request, name: _Name) -> ModelStatus:
     """Open, try, swap, then close the old one. What fails leaves the old one serving and says why."""
-    check_origin(request.headers)
     asked = await _read_load(request)
     return model_status(await host_of(request).open_repository().load(name, asked.version, asked.adapter))
 
@@ -42,7 +40,6 @@ async def load_model(request: Request, name: _Name) -> ModelStatus:
 @router.post("/models/{name}/unload", summary="Let a model end what it has, then close it")
 async def unload_model(request: Request, name: _Name) -> ModelStatus:
     """Answer once the model is closed."""
-    check_origin(request.headers)
     return model_status(await host_of(request).open_repository().unload(name))
 
 

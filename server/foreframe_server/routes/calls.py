@@ -6,7 +6,15 @@ from dataclasses import dataclass, fields, replace
 from starlette.requests import Request
 
 from foreframe_server.access import paying_caller
-from foreframe_server.calls import Call, CallOptions, StageTimings
+from foreframe_server.calls import (
+    Call,
+    CallOptions,
+    HoldTimings,
+    ReadTimings,
+    ScoreTimings,
+    StageTimings,
+    Timings,
+)
 from foreframe_server.codec import (
     BODY_MEDIA,
     DOCUMENT_MEDIA,
@@ -25,6 +33,10 @@ from foreframe_server.schemas import MAX_DEADLINE_MS
 
 _DEADLINE_HEADER = "x-deadline-ms"
 _NO_STAGES = frozenset({"step_batch_mean", "cold"})
+_STAGES = {
+    record: tuple(field.name for field in fields(record) if field.name not in _NO_STAGES)
+    for record in (Timings, ReadTimings, ScoreTimings, HoldTimings)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +133,7 @@ def _header_deadline_s(request: Request) -> float | None:
 
 def stage_times(timings: StageTimings) -> dict[str, float]:
     """Return the milliseconds of every stage, rounded to a microsecond."""
-    names = (field.name for field in fields(timings) if field.name not in _NO_STAGES)
-    return {name: round(getattr(timings, name), 3) for name in names}
+    return {name: round(getattr(timings, name), 3) for name in _STAGES[type(timings)]}
 
 
 def timing_headers(timings: StageTimings) -> dict[str, str]:

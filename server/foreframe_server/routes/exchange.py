@@ -15,7 +15,7 @@ from starlette.responses import Response
 from foreframe_engines import Contract
 from foreframe_server.access import current_caller
 from foreframe_server.calls import Call, CallOptions, StageTimings
-from foreframe_server.codec import DOCUMENT_MEDIA, Bounds, Document, EncodedReply, Media, Recall
+from foreframe_server.codec import DOCUMENT_MEDIA, Bounds, Document, EncodedReply, Media, Recall, read_light
 from foreframe_server.hosting import Capability, HostedModel
 from foreframe_server.loaded_models import Loan
 from foreframe_server.metrics import WIRE_STAGES
@@ -50,13 +50,17 @@ AnsweredT = TypeVar("AnsweredT", bound=_Answered)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange(Generic[AskedT, AnsweredT]):
-    """How one kind of request is read, answered and written. Reading and writing take place in the codec's threads."""
+    """How one kind of request is read, answered and written.
+
+    Writing takes place in the codec's threads, unless `is_light` says that it takes less time than to get there.
+    """
 
     host: Host
     model: HostedModel
     decode: Callable[[Document, Media, Contract, Bounds, Recall], AskedT]
     answer: Callable[[AskedT, Call], Awaitable[AnsweredT]]
     encode: Callable[[AskedT, AnsweredT, Contract, Call], EncodedReply]
+    is_light: Callable[[AskedT, AnsweredT], bool] = lambda _asked, _answered: False
 
     @property
     def contract(self) -> Contract:
@@ -75,12 +79,13 @@ class Exchange(Generic[AskedT, AnsweredT]):
 class Offer(Generic[AskedT, AnsweredT]):
     """One kind of request: what it needs of a model, and how a model's exchange is put together.
 
-    session_id: of a request to a session, which remembers its model.
+    session_id: of a request to a session, which remembers its model. is_light: which small documents are read at once.
     """
 
     capability: Capability | None
     build: Callable[[Host, HostedModel], Exchange[AskedT, AnsweredT]]
     session_id: str | None = None
+    is_light: Callable[[Document], bool] = lambda _document: False
 
     def check(self, host: Host) -> None:
         """Refuse what no model here could answer, before its body is read. Raises NotReady or what `build` raises."""
@@ -144,7 +149,7 @@ async def open_request(
     host = host_of(request)
     offer.check(host)
     received = await receive(request, offered)
-    read = await host.compute(_read_body, host, offer, received, loan)
+    read = await _read(host, offer, received, loan)
     decode_ms = received.elapsed_ms
     return Opened(
         read.exchange, read.asked, call_of(request, read.asked.options), receive_ms(request, received), decode_ms
@@ -155,6 +160,17 @@ async def open_request(
 class _Read(Generic[AskedT, AnsweredT]):
     exchange: Exchange[AskedT, AnsweredT]
     asked: AskedT
+
+
+async def _read(
+    host: Host, offer: Offer[AskedT, AnsweredT], received: Received, loan: Loan
+) -> _Read[AskedT, AnsweredT]:
+    document = read_light(received.body, received.media)
+    if document is None:
+        return await host.compute(_read_body, host, offer, received, loan)
+    if offer.is_light(document):
+        return _read_document(host, offer, document, received.accepted, loan)
+    return await host.compute(_read_document, host, offer, document, received.accepted, loan)
 
 
 def _read_body(host: Host, offer: Offer[AskedT, AnsweredT], received: Received, loan: Loan) -> _Read[AskedT, AnsweredT]:
@@ -188,7 +204,10 @@ async def close_exchange(opened: Opened[AskedT, AnsweredT], answered: AnsweredT)
     exchange, timings, call = opened.exchange, answered.timings, opened.call
     host = exchange.host
     timings.receive, timings.decode = opened.receive_ms, opened.decode_ms
-    reply = await host.compute(exchange.encode, opened.asked, answered, exchange.contract, call)
+    if exchange.is_light(opened.asked, answered):
+        reply = exchange.encode(opened.asked, answered, exchange.contract, call)
+    else:
+        reply = await host.compute(exchange.encode, opened.asked, answered, exchange.contract, call)
     timings.total = (time.monotonic() - call.received_s) * 1000
     host.metrics.observe_stages(timings, WIRE_STAGES)
     return reply

@@ -20,6 +20,7 @@ from foreframe_server.loaded_models import LoadedModels
 from foreframe_server.metrics import Metrics
 from foreframe_server.observations import ObservationStore
 from foreframe_server.repository import ModelRepository
+from foreframe_server.session_store import SessionStore
 from foreframe_server.settings import Settings
 
 _P = ParamSpec("_P")
@@ -29,7 +30,7 @@ _RETRY_AFTER_MS = 1000
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """One server's parts. `repository` opens models; `has_failed` says that none will ever be open.
+    """One server's parts. `repository` opens models; `failure` is why none will ever be open.
 
     `is_leaving`: the server was told to stop and still serves.
     """
@@ -38,7 +39,7 @@ class Host:
     metrics: Metrics
     models: LoadedModels = field(default_factory=LoadedModels)
     repository: ModelRepository | None = None
-    has_failed: bool = False
+    failure: Exception | None = None
     is_leaving: bool = False
     inference_counts: defaultdict[str, InferenceCounts] = field(default_factory=lambda: defaultdict(InferenceCounts))
     bodies: Bodies = field(default_factory=Bodies)
@@ -66,6 +67,11 @@ class Host:
         """Whether everything that is meant to be served is answered."""
         return self.repository is not None and self.repository.is_ready and not self.is_leaving
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether no model will ever be open."""
+        return self.failure is not None
+
     def leave(self) -> None:
         """Tell whoever asks that this server is not ready any more."""
         self.is_leaving = True
@@ -83,6 +89,13 @@ class Host:
     def open_contract(self) -> Contract:
         """Return the default model's contract. Raises NotReady before it is open."""
         return self.open_model().contract
+
+    def session_stores(self) -> list[SessionStore]:
+        """List what holds every model's sessions, after those that have expired were forgotten."""
+        stores = [model.sessions.store for model in self.models.every() if model.sessions is not None]
+        for store in stores:
+            store.forget_expired()
+        return stores
 
     async def compute(self, work: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run codec work in one of the codec's threads."""

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from foreframe_engines import Contract
 from foreframe_server.access import ANY_KEY, OPEN, allow
 from foreframe_server.codec import ExtensionMissing, InputSpec, OutputSpec, TensorModel
-from foreframe_server.errors import ModelFault, NotReady
+from foreframe_server.errors import ModelFault, not_ready
 from foreframe_server.keys import Scope
 from foreframe_server.kserve_schemas import (
     ConfigInput,
@@ -30,7 +30,6 @@ from foreframe_server.routes.contents import TENSOR_PROBLEMS, tensor_body, tenso
 from foreframe_server.routes.host import host_of
 from foreframe_server.routes.inference import answer_inference, open_tensor_model, tensor_models, write_statistics
 from foreframe_server.routes.operations import installed_version
-from foreframe_server.routes.realtime import check_origin
 
 router = APIRouter(tags=["tensors"], responses=TENSOR_PROBLEMS)
 _EXTENSIONS = [
@@ -82,7 +81,7 @@ async def read_ready(request: Request) -> Ready:
 
 def _check_ready(request: Request) -> None:
     if not host_of(request).is_ready:
-        raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+        raise not_ready()
 
 
 @router.get("/v2/models/stats", dependencies=[ANY_KEY], summary="What the models have done since the start")
@@ -155,7 +154,6 @@ _BODY = tensor_body(InferRequest)
 )
 async def infer(request: Request, name: Name, version: Name | None = None) -> Response:
     """Read, answer every row, write; the binary extension is read from and written to the same body."""
-    check_origin(request.headers)
     return await answer_inference(request, name, version)
 
 

@@ -15,7 +15,6 @@ from foreframe_server.kserve_schemas import IndexEntry
 from foreframe_server.routes.contents import TENSOR_PROBLEMS
 from foreframe_server.routes.host import host_of
 from foreframe_server.routes.inference import tensor_models
-from foreframe_server.routes.realtime import check_origin
 
 router = APIRouter(tags=["tensors"], responses=TENSOR_PROBLEMS)
 _Name = Annotated[str, Path(max_length=128)]
@@ -45,7 +44,6 @@ async def read_index(request: Request) -> list[IndexEntry]:
 )
 async def load_model(request: Request, name: _Name) -> Response:
     """Do as `/admin/models/{name}/load` does; `version` and `adapter` are parameters."""
-    check_origin(request.headers)
     asked = validate(LoadRequest, await _read_parameters(request))
     await host_of(request).open_repository().load(name, asked.version, asked.adapter)
     return Response(status_code=200)
@@ -56,7 +54,6 @@ async def load_model(request: Request, name: _Name) -> Response:
 )
 async def unload_model(request: Request, name: _Name) -> Response:
     """Do as `/admin/models/{name}/unload` does."""
-    check_origin(request.headers)
     parameters = await _read_parameters(request)
     if parameters.keys() - {_IGNORED}:
         raise ExtensionMissing("A model is unloaded as it is, without parameters.")

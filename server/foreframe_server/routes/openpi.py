@@ -38,7 +38,7 @@ from foreframe_server.problems import unexpected_error
 from foreframe_server.routes.exchange import Exchange, Offer, Opened, close_exchange, open_fields
 from foreframe_server.routes.host import Host, host_of
 from foreframe_server.routes.line import Line, is_server_leaving
-from foreframe_server.routes.realtime import check_origin, greet
+from foreframe_server.routes.realtime import greet
 from foreframe_server.schemas import WireRequest
 from foreframe_server.service import PredictionService
 
@@ -78,7 +78,6 @@ class _Request:
 
 async def talk(websocket: WebSocket) -> None:
     """Send the model's contract, then answer requests until either side ends it."""
-    check_origin(websocket.headers)
     host = host_of(websocket)
     await websocket.accept()
     line = Line(websocket, host.settings.http.max_message_bytes)

@@ -7,14 +7,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from foreframe_server.access import ANY_KEY, OPEN, allow
-from foreframe_server.errors import ModelFault, NotReady
+from foreframe_server.access import ANY_KEY, OPEN, allow, current_caller
+from foreframe_server.errors import ModelFault, not_ready
 from foreframe_server.keys import Scope
+from foreframe_server.limit_schemas import Limits
 from foreframe_server.metrics import CONTENT_TYPE
-from foreframe_server.problems import MAX_PROBLEM_BYTES, MAX_REASONS
 from foreframe_server.routes.contents import PROBLEMS
 from foreframe_server.routes.host import host_of
-from foreframe_server.schemas import MAX_DEADLINE_MS, MAX_ENSEMBLE, MAX_STEPS, MIN_DEADLINE_MS, Health, Limits, Version
+from foreframe_server.schemas import Health, Version
 
 router = APIRouter(tags=["operations"])
 
@@ -31,7 +31,7 @@ async def read_health(request: Request) -> Health:
 async def read_readiness(request: Request) -> Health:
     """Ready once the model is open and warm, and until the server stops."""
     if not host_of(request).is_ready:
-        raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+        raise not_ready()
     return Health(status="ready")
 
 
@@ -45,9 +45,7 @@ async def read_metrics(request: Request) -> Response:
     """Write every series."""
     host = host_of(request)
     host.metrics.observe_observations(len(host.observations), host.observations.num_bytes)
-    stores = [model.sessions.store for model in host.models.every() if model.sessions is not None]
-    for store in stores:
-        store.forget_expired()
+    stores = host.session_stores()
     host.metrics.observe_sessions(sum(map(len, stores)), sum(store.num_bytes for store in stores))
     if host.model is not None and host.model.worker is not None:
         host.metrics.observe_costs(host.model.worker.known_costs())
@@ -70,32 +68,8 @@ def installed_version() -> str:
 
 @router.get("/v1/limits", dependencies=[ANY_KEY], summary="The bounds that the door enforces")
 async def read_limits(request: Request) -> Limits:
-    """List the bounds of this server; a model's own are in its contract."""
-    settings = host_of(request).settings
-    return Limits(
-        max_body_bytes=settings.http.max_body_bytes,
-        body_timeout_s=settings.http.body_timeout_s,
-        max_message_bytes=settings.http.max_message_bytes,
-        max_in_flight=settings.realtime.max_in_flight,
-        max_json_values=settings.limits.max_json_values,
-        max_picture_pixels=settings.limits.max_picture_pixels,
-        max_ensemble_size=MAX_ENSEMBLE,
-        max_steps=MAX_STEPS,
-        max_candidates=settings.limits.max_candidates,
-        min_deadline_ms=MIN_DEADLINE_MS,
-        max_deadline_ms=MAX_DEADLINE_MS,
-        max_pending_read_s=settings.scheduler.max_pending_read_s,
-        observation_ttl_s=settings.observations.ttl_s,
-        max_observation_ttl_s=settings.observations.max_ttl_s,
-        max_observation_bytes=settings.observations.max_bytes,
-        session_ttl_s=settings.sessions.ttl_s,
-        max_session_ttl_s=settings.sessions.max_ttl_s,
-        max_sessions=settings.sessions.max_sessions,
-        max_session_bytes=settings.sessions.max_session_bytes,
-        max_step_rows=settings.sessions.max_step_rows,
-        max_error_bytes=MAX_PROBLEM_BYTES,
-        max_errors=MAX_REASONS,
-    )
+    """List the bounds of this server, and the asking key's quota; a model's own are in its contract."""
+    return Limits.of(host_of(request).settings, current_caller().quota)
 
 
 @router.get("/openapi.json", dependencies=[OPEN], include_in_schema=False)

@@ -19,18 +19,21 @@ from foreframe_server.codec import (
     decode_prediction,
     decode_streamed,
     encode_prediction,
+    is_light_answer,
+    is_light_prediction,
     read_accept,
 )
 from foreframe_server.hosting import HostedModel
 from foreframe_server.keys import Scope
 from foreframe_server.routes.contents import PROBLEMS, clip_replies, media_body
+from foreframe_server.routes.direct import DirectRoute
 from foreframe_server.routes.exchange import Exchange, Offer, respond
 from foreframe_server.routes.host import Host
 from foreframe_server.routes.progress import stream_prediction
 from foreframe_server.schemas import PredictionRequest
 from foreframe_server.service import PredictionService
 
-router = APIRouter(tags=["predictions"], dependencies=[allow(Scope.PREDICT)])
+router = APIRouter(tags=["predictions"], dependencies=[allow(Scope.PREDICT)], route_class=DirectRoute)
 
 
 def prediction_exchange(host: Host, model: HostedModel) -> Exchange[Asked, Answer]:
@@ -43,6 +46,7 @@ def prediction_exchange(host: Host, model: HostedModel) -> Exchange[Asked, Answe
         decode_prediction,
         lambda asked, call: service.predict(asked.query, call),
         partial(_encode, service),
+        is_light_answer,
     )
 
 
@@ -50,8 +54,8 @@ def _streamed_exchange(host: Host, model: HostedModel) -> Exchange[Asked, Answer
     return replace(prediction_exchange(host, model), decode=decode_streamed)
 
 
-PREDICTIONS: Final = Offer("predict", prediction_exchange)
-STREAMED_PREDICTIONS: Final = Offer("predict", _streamed_exchange)
+PREDICTIONS: Final = Offer("predict", prediction_exchange, is_light=is_light_prediction)
+STREAMED_PREDICTIONS: Final = Offer("predict", _streamed_exchange, is_light=is_light_prediction)
 """Whose every improvement is told, so that what cannot be is refused."""
 
 

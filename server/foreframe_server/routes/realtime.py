@@ -3,15 +3,13 @@
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter
-from starlette.datastructures import Headers
 from starlette.websockets import WebSocket
 
 from foreframe_server.access import allow
 from foreframe_server.codec import Document, take_fields
-from foreframe_server.errors import Forbidden, InvalidRequest, NotReady, Reason
+from foreframe_server.errors import InvalidRequest, Reason, not_ready
 from foreframe_server.keys import Scope
 from foreframe_server.realtime_schemas import MessageKind, PredictOptions, SessionName
 from foreframe_server.routes.calls import stage_times
@@ -28,19 +26,11 @@ from foreframe_server.routes.sessions import CREATIONS, prepare, reset_offer, st
 from foreframe_server.routes.telling import Telling
 
 router = APIRouter(dependencies=[allow(Scope.PREDICT, Scope.LIKELIHOOD)])
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-
-
-class CrossSite(Forbidden):
-    """A browser says that another site's page opens the connection, in the name of whoever looks at it."""
-
-    title = "Other sites' pages may not connect"
 
 
 @router.websocket(ROUTE)
 async def talk(websocket: WebSocket) -> None:
     """Send the model's contract, then answer messages until either side ends it."""
-    check_origin(websocket.headers)
     host = host_of(websocket)
     await websocket.accept()
     line = Line(websocket, host.settings.http.max_message_bytes)
@@ -49,26 +39,10 @@ async def talk(websocket: WebSocket) -> None:
         await conversation.hold(partial(greet, host))
 
 
-def check_origin(headers: Headers) -> None:
-    """Refuse pages of other sites. Raises CrossSite."""
-    if not all(is_same_site(origin, headers.get("host", "")) for origin in headers.getlist("origin")):
-        raise CrossSite("The Origin header names another site than the Host header.")
-
-
-def is_same_site(origin: str, host: str) -> bool:
-    """Whether a page of an origin was served under the name that it calls now."""
-    try:
-        scheme, netloc = urlsplit(origin)[:2]
-    except ValueError:
-        return False
-    port = _DEFAULT_PORTS.get(scheme)
-    return port is not None and netloc.lower().removesuffix(port) == host.lower().removesuffix(port) != ""
-
-
 def greet(host: Host) -> Document:
     """Write what a connection is told first: the default model's contract. Raises NotReady."""
     if not host.is_ready:
-        raise NotReady("The server is starting or stopping.", retry_after_ms=1000)
+        raise not_ready()
     return contract_reply(host.open_model()).model_dump()
 
 

@@ -17,5 +17,5 @@ async def read_status(request: Request) -> StatusReply:
     """Add up what the metrics hold; whoever asks twice can take the difference."""
     host = host_of(request)
     signs = await host.compute(read_vital_signs, host.metrics.registry)
-    stores = [model.sessions.store for model in host.models.every() if model.sessions is not None]
-    return StatusReply.of(signs, is_ready=host.is_ready, num_sessions=sum(map(len, stores)))
+    num_sessions = sum(map(len, host.session_stores()))
+    return StatusReply.of(signs, is_ready=host.is_ready, num_sessions=num_sessions)

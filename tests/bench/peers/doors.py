@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import httpx
@@ -12,12 +12,19 @@ from peers.truths import MAX_DIFFERENCE, Truths, difference
 from peers.wires import Answer, Sent, Wire
 
 from foreframe_server.load.generator import Send
-from foreframe_server.load.records import OK, Reply
+from foreframe_server.load.records import OK, UNREACHABLE, Record, Reply
 from foreframe_server.load.traces import Arrival, Ask
 
-UNREACHABLE = "unreachable"
 _TIMEOUT_S = 120.0
 _FIRST_NEWS = "event: estimate"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed:
+    """An answer and the seconds until its last byte was there."""
+
+    answer: Answer
+    elapsed_s: float
 
 
 @dataclass(eq=False)
@@ -31,17 +38,33 @@ class Door:
     compared: int = 0
     largest_difference: int = 0
     wrong: list[str] = field(default_factory=list)
+    unread: dict[int, httpx.Response] = field(default_factory=dict)
 
     def prepare(self, arrival: Arrival) -> Send:
-        """Write a question; what comes back sends it."""
-        return partial(self._send, arrival, self._write(arrival.ask, arrival.content))
+        """Write a question; what comes back sends it. Its answer is read by `settle`, when no clock runs."""
+        return partial(self._send, arrival.content, self._write(arrival.ask, arrival.content))
 
-    async def ask(self, ask: Ask, content: int) -> Answer:
+    def settle(self, records: Sequence[Record]) -> list[Record]:
+        """Read and compare the answers of records. Raises Invalid for a wrong one, and where the server was away."""
+        lost = sum(record.reply.code == UNREACHABLE for record in records)
+        if lost:
+            raise Invalid(f"the server was unreachable for {lost} of {len(records)} questions")
+        settled = [self._settle(record) for record in records]
+        self.require_right()
+        return settled
+
+    async def ask(self, ask: Ask, content: int) -> Timed:
         """Ask one question. Raises Invalid for a refusal or a wrong answer."""
-        answer = await self._fetch(self._write(ask, content))
+        sent = self._write(ask, content)
+        started_s = time.perf_counter()
+        response = await self._post(sent)
+        elapsed_s = time.perf_counter() - started_s
+        if response.status_code != 200:
+            raise Invalid(f"the server answered {response.status_code}: {response.text[:200]}")
+        answer = self.wire.read(response.content, response.headers)
         self._compare(ask, content, answer)
         self.require_right()
-        return answer
+        return Timed(answer, elapsed_s)
 
     async def measure_first_news(self, ask: Ask, content: int) -> float:
         """Return the seconds to the first answer that can be used, of a server that tells its progress."""
@@ -65,23 +88,28 @@ class Door:
     def _write(self, ask: Ask, content: int) -> Sent:
         return self.wire.write(self.truths.request(content, ask.members), ask)
 
-    async def _fetch(self, sent: Sent) -> Answer:
-        response = await self.client.post(sent.path, content=sent.body, headers=dict(sent.headers))
-        if response.status_code != 200:
-            raise Invalid(f"the server answered {response.status_code}: {response.text[:200]}")
-        return self.wire.read(response.content, response.headers)
+    async def _post(self, sent: Sent) -> httpx.Response:
+        return await self.client.post(sent.path, content=sent.body, headers=dict(sent.headers))
 
-    async def _send(self, arrival: Arrival, sent: Sent) -> Reply:
+    async def _send(self, content: int, sent: Sent) -> Reply:
         try:
-            response = await self.client.post(sent.path, content=sent.body, headers=dict(sent.headers))
+            response = await self._post(sent)
         except httpx.HTTPError:
             return Reply(UNREACHABLE)
         if response.status_code != 200:
             return Reply(_code(response))
+        self.unread[content] = response
+        return Reply(OK)
+
+    def _settle(self, record: Record) -> Record:
+        if not record.reply.is_ok:
+            return record
+        arrival = record.arrival
+        response = self.unread.pop(arrival.content)
         answer = self.wire.read(response.content, response.headers)
         self._compare(arrival.ask, arrival.content, answer)
         members = arrival.ask.members if answer.members is None else answer.members
-        return Reply(OK, members=members, is_degraded=answer.is_degraded)
+        return replace(record, reply=replace(record.reply, members=members, is_degraded=answer.is_degraded))
 
     def _compare(self, ask: Ask, content: int, answer: Answer) -> None:
         """Hold an answer against the mean of as many members; one of a shorter schedule has no equal here."""

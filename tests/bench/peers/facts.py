@@ -1,5 +1,6 @@
 """What a report has to say of where it was made."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -8,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peers.catalogue import ROOT
+from peers.ledger import Origin
 
 from foreframe_engines import Bundle, builtin_bundle
 
 _PACKAGES = ("foreframe", "numpy", "onnxruntime", "httpx", "uvicorn")
+_CODE = ("engines", "server", "tests/bench/peers")
 
 
 def machine_facts(server_cores: Sequence[int], asker_cores: Sequence[int]) -> Mapping[str, object]:
@@ -30,6 +33,17 @@ def machine_facts(server_cores: Sequence[int], asker_cores: Sequence[int]) -> Ma
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "seed": 0,
     }
+
+
+def origin() -> Origin:
+    """Return what results must share to stand in one table."""
+    return Origin(_git("rev-parse", "HEAD"), Bundle.open(builtin_bundle()).digest)
+
+
+def code_digest() -> str:
+    """Return a digest of the commit and of what is changed in the measured code since."""
+    words = [_git("rev-parse", "HEAD"), _git("diff", "HEAD", "--", *_CODE)]
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
 
 def _git(*words: str) -> str | None:

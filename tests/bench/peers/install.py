@@ -5,14 +5,14 @@ import subprocess
 from pathlib import Path
 
 from peers.catalogue import Peer
-from peers.errors import Invalid
+from peers.errors import NotMeasured
 
 _INSTALL_S = 600.0
 _PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement")
 
 
 def install(peer: Peer) -> None:
-    """Make a peer's environment where it is missing or old. Raises Invalid."""
+    """Make a peer's environment where it is missing or old. Raises NotMeasured."""
     if peer.python is None:
         return
     stamp = peer.home / "requirements.sha256"
@@ -36,8 +36,8 @@ def _run(peer: Peer, command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Invalid(f"{peer.name} cannot be installed: {error}") from error
+        raise NotMeasured(f"{peer.name} cannot be installed: {error}") from error
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         reason = lines[-1] if lines else f"{Path(command[0]).name} ended with {done.returncode}"
-        raise Invalid(f"{peer.name} cannot be installed: {reason}")
+        raise NotMeasured(f"{peer.name} cannot be installed: {reason}")

@@ -1,62 +1,75 @@
-"""What the right answers are: the questions' contents, and the mean of every first k members, computed in process."""
+"""What the right answers are: the questions' contents, and the mean of their members, computed in process."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from jaxtyping import UInt8
 from peers.errors import Invalid
 from peers.hosting.wire import WorldRequest
 from peers.hosting.world import LANES, ROWS, WorldModel, open_engine
 
 from foreframe_engines import Bundle, builtin_bundle
-from foreframe_engines.ensemble import EnsembleStatistics
 from foreframe_engines.episodes import Clip, load_clips
 
 MAX_DIFFERENCE = 1
 """Grey levels: forwards of other sizes round differently, and a mean is rounded to a level."""
 
 _TIMES = 3
+_CONTEXT, _NUMBER_BITS = 4, 32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Truths:
-    """means: uint8 `content k f h w 3`, of the first k + 1 members of each content. clips: what really happened."""
+    """Right answers by content and members, kept on disk for the same model. clips: what really happened."""
 
-    means: np.ndarray
-    clips: Sequence[Clip]
+    def __init__(self, num_clips: int, folder: Path, arrangement: str, threads: int) -> None:
+        """Open what was computed before; the model is opened when something else is asked for."""
+        self.clips: Sequence[Clip] = load_clips(builtin_bundle() / "clips.npz")[:num_clips]
+        self._folder = folder / f"truths-{Bundle.open(builtin_bundle()).digest[:16]}-{num_clips}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._arrangement, self._threads = arrangement, threads
+        self._model: WorldModel | None = None
 
-    @classmethod
-    def make(cls, num_contents: int, num_members: int, folder: Path, arrangement: str, threads: int) -> "Truths":
-        """Compute them, or read them where they were computed before for the same model."""
-        clips = load_clips(builtin_bundle() / "clips.npz")[:num_contents]
-        path = folder / f"truths-{Bundle.open(builtin_bundle()).digest[:16]}-{num_contents}-{num_members}.npy"
-        if not path.exists():
-            model = WorldModel(open_engine(arrangement, threads))
-            means = [_prefix_means(model, request_of(clips, content, num_members)) for content in range(num_contents)]
-            np.save(path, np.stack(means))
-        return cls(np.load(path), clips)
+    def prepare(self, questions: Iterable[tuple[int, int]]) -> None:
+        """Compute the answers of contents with so many members ahead of time."""
+        for content, members in questions:
+            self.mean(content, members)
 
     def request(self, content: int, members: int) -> WorldRequest:
-        """Return the question of a content; contents come round."""
-        return request_of(self.clips, content % len(self.clips), members)
+        """Return the question of a content. No two contents have the same pixels."""
+        return request_of(self.clips, content, members)
 
-    def mean(self, content: int, members: int) -> np.ndarray:
-        """Return the right answer."""
-        return self.means[content % len(self.clips), members - 1]
+    def mean(self, content: int, members: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Return the right answer, RGB 0..255."""
+        path = self._folder / f"{content}-{members}.npy"
+        if not path.exists():
+            np.save(path, self._compute(content, members))
+        frames: UInt8[np.ndarray, "f h w 3"] = np.load(path)
+        return frames
 
-    def future(self, content: int) -> np.ndarray:
-        """Return the frames that really came."""
-        clip = self.clips[content % len(self.clips)]
-        return clip.frames[len(clip.frames) - self.means.shape[2] :]
+    def future(self, content: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Return the frames that really came, RGB 0..255."""
+        return self.clips[content % len(self.clips)].frames[_CONTEXT:]
+
+    def _compute(self, content: int, members: int) -> UInt8[np.ndarray, "f h w 3"]:
+        if self._model is None:
+            self._model = WorldModel(open_engine(self._arrangement, self._threads))
+        (frames,) = self._model.predict([self.request(content, members)])
+        return frames
 
 
 def request_of(clips: Sequence[Clip], content: int, members: int) -> WorldRequest:
-    """Make a clip's question; its seed is its number."""
-    clip = clips[content]
-    return WorldRequest(clip.frames[:4], clip.states.astype(np.float32), content, members)
+    """Make a question of a clip, whose number is its seed, and is in the lowest bits of its first pixels too.
+
+    So no server has seen the context before, and all have to encode it.
+    """
+    clip = clips[content % len(clips)]
+    frames = clip.frames[:_CONTEXT].copy()
+    number = np.frombuffer(content.to_bytes(_NUMBER_BITS // 8, "little"), np.uint8)
+    frames.reshape(-1)[:_NUMBER_BITS] = frames.reshape(-1)[:_NUMBER_BITS] & 0xFE | np.unpackbits(number)
+    return WorldRequest(frames, clip.states.astype(np.float32), content, members)
 
 
 def difference(frames: np.ndarray, expected: np.ndarray) -> int:
@@ -87,8 +100,3 @@ def _time(model: WorldModel, request: WorldRequest) -> float:
     started_s = time.perf_counter()
     model.predict([request])
     return time.perf_counter() - started_s
-
-
-def _prefix_means(model: WorldModel, request: WorldRequest) -> np.ndarray:
-    members = model.members([request])
-    return np.stack([EnsembleStatistics.of(members[: k + 1]).mean_frames() for k in range(len(members))])

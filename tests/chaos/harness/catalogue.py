@@ -17,6 +17,10 @@ ALONE = ServerSpec()
 WORKERS = ServerSpec(processes=2, row_ms=1.0)
 SHARED = ServerSpec(row_ms=2.0, has_redis=True)
 NO_MEMORY_CACHE = {"CACHE__MAX_BYTES": "0"}
+# Limits that depend on how busy the machine is: by what their measure ends with, and how much wider the short form is;
+# and what is counted within so many seconds.
+_EASED = {"ms": 25, "s": 3, "ratio": 10, "growth": 3, "1000": 10}
+_TIMED = frozenset({"goodput", "starts"})
 
 
 def catalogue(*, is_full: bool) -> list[Scenario]:
@@ -34,8 +38,13 @@ def _eased(scenario: Scenario) -> Scenario:
 def _ease(check: Check) -> Check:
     if check.at_least is not None:
         return replace(check, at_least=check.at_least / 2) if check.measure == "goodput" else check
-    factors = {"ms": 25, "s": 3, "ratio": 10, "growth": 3, "1000": 10}
-    return replace(check, at_most=check.at_most * factors.get(check.measure.rsplit("_", 1)[-1], 1))
+    return replace(check, at_most=check.at_most * _EASED.get(check.measure.rsplit("_", 1)[-1], 1))
+
+
+def is_alone(scenario: Scenario) -> bool:
+    """Tell whether a limit depends on how busy the machine is; other limits are of counts and bytes."""
+    measures = {check.measure for check in scenario.checks}
+    return bool(measures & _TIMED) or any(measure.rsplit("_", 1)[-1] in _EASED for measure in measures)
 
 
 def _time_and_cost(is_full: bool) -> list[Scenario]:

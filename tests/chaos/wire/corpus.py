@@ -52,7 +52,11 @@ class Sample:
 def request_bytes(method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
     """Write a request of HTTP/1.1 that says how long its body is."""
     length = [("content-length", str(len(body)))] if body or method == "POST" else []
-    lines = [f"{method} {path} HTTP/1.1", "host: robot", *(f"{name}: {value}" for name, value in [*headers, *length])]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: localhost",
+        *(f"{name}: {value}" for name, value in [*headers, *length]),
+    ]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogatepass") + body
 
 

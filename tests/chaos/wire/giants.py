@@ -189,7 +189,7 @@ async def send_chunk_flood(stage: Stage, *, megabytes: int) -> None:
     """Send a body of so many MiB in chunks of one byte."""
     _, port = place_of(stage)
     head = (
-        f"POST {_PATH} HTTP/1.1\r\nhost: robot\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        f"POST {_PATH} HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     )
     flood = head.encode() + b"1\r\na\r\n" * (megabytes * _MIB) + b"0\r\n\r\n"
     cost = Cost(stage.server.tree())

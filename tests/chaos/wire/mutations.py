@@ -218,7 +218,7 @@ def _length(rng: random.Random, sample: Sample) -> bytes:
 
 def _chunks(rng: random.Random, sample: Sample) -> bytes:
     body, headers = sample.written()
-    lines = [f"POST {sample.path} HTTP/1.1", "host: robot", "transfer-encoding: chunked"]
+    lines = [f"POST {sample.path} HTTP/1.1", "host: localhost", "transfer-encoding: chunked"]
     head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in (*sample.headers, *headers)), "", ""])
     pieces, size = [], rng.choice((1, 7, 500, 10**6))
     for start in range(0, min(len(body), 500 * size), size):

@@ -3,10 +3,12 @@
 import json
 import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 
-from foreframe_engines import builtin_bundle
+from foreframe_engines import Bundle, builtin_bundle, write_manifest
+from foreframe_engines.bundle import write_contract
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +29,8 @@ def examine(run):
 
 def test_a_machine_that_can_serve_is_fit_without_the_optional_parts(examine):
     checks = examine()
-    assert {checks[name]["status"] for name in ("Python", "packages", "ONNX Runtime", "bundle", "a prediction")} == {
-        "ok"
-    }
+    needed = ("Python", "packages", "ONNX Runtime", "bundle", "a prediction", "clips")
+    assert {checks[name]["status"] for name in needed} == {"ok"}
     assert checks["OpenGL"]["status"] == "missing (optional)"
     assert "libegl1" in checks["OpenGL"]["detail"]
 
@@ -49,6 +50,30 @@ def test_what_is_broken_ends_with_1_and_says_what_to_do(examine, monkeypatch, tm
     assert "model.safetensors" in checks["bundle"]["detail"]
     assert checks["port"]["status"] == "missing (optional)"
     assert checks["client"]["status"] == "ok"
+
+
+def test_a_bundle_without_clips_is_whole_and_what_it_lacks_is_said(examine, tmp_path):
+    bundle = shutil.copytree(builtin_bundle(), tmp_path / "bundle")
+    (bundle / "clips.npz").unlink()
+    damaged = examine("--bundle", bundle)
+    write_manifest(bundle)
+    checks = examine("--bundle", bundle)
+    assert damaged["bundle"]["status"] == damaged["clips"]["status"] == "broken"
+    assert {checks[name]["status"] for name in ("bundle", "a prediction")} == {"ok"}
+    assert checks["clips"]["status"] == "missing (optional)"
+    assert "has no clips.npz: how good it is cannot be checked" in checks["clips"]["detail"]
+
+
+def test_a_bundle_that_predicts_nothing_is_whole_and_no_prediction_is_tried(examine, tmp_path):
+    bundle = Bundle.open(shutil.copytree(builtin_bundle(), tmp_path / "bundle"))
+    contract = replace(bundle.contract, capabilities=("likelihood",))
+    graphs = replace(bundle.graphs, encode=None, condition=None, step=None, decode=None)
+    write_contract(bundle.path, contract, bundle.statistics, graphs)
+    write_manifest(bundle.path)
+    checks = examine("--bundle", bundle.path)
+    assert checks["bundle"]["status"] == "ok"
+    assert checks["a prediction"]["status"] == "missing (optional)"
+    assert "no rollout half" in checks["a prediction"]["detail"]
 
 
 def test_bad_settings_are_a_finding(examine, run, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from foreframe_client import Client, ConnectionFailed, RetryPolicy
-from foreframe_engines import ModelFault, sample
+from foreframe_engines import BundleError, ModelFault, sample
 from foreframe_engines.testing import ToyRolloutEngine
 from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.overrides import read_overridden
@@ -90,6 +90,19 @@ def test_a_model_that_fails_at_the_start_is_a_fault(settings):
         running_server(settings, given(ToyRolloutEngine(step_hook=fail))),
     ):
         pytest.fail("it never answers")
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_bundle_that_cannot_be_opened_is_named_in_its_own_line(tmp_path, processes):
+    settings = read_overridden(host="127.0.0.1", port=0, bundle=tmp_path, engine={"processes": processes})
+    with pytest.raises(BundleError, match=r"manifest\.json"), running_server(settings):
+        pytest.fail("it never answers")
+
+
+def test_a_bundle_is_read_by_what_opens_the_model_and_by_nobody_else(tmp_path):
+    settings = read_overridden(host="127.0.0.1", port=0, bundle=tmp_path / "never looked at")
+    with running_server(settings, given(ToyRolloutEngine())) as address, Client(address) as client:
+        assert client.ready()
 
 
 def test_a_taken_port_is_a_fault_that_names_it():

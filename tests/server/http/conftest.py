@@ -30,7 +30,7 @@ async def serve(app):
     async with app.router.lifespan_context(app):
         await app.state.starting
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://robot") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
 
 
@@ -128,7 +128,7 @@ class Robot:
     def __init__(self, app, *, path="/v1/realtime", **headers):
         self.app = app
         self.path = path
-        self.headers = [(name.encode(), value.encode()) for name, value in {"host": "robot", **headers}.items()]
+        self.headers = [(name.encode(), value.encode()) for name, value in {"host": "localhost", **headers}.items()]
         self.inbox, self.outbox = asyncio.Queue(), asyncio.Queue()
         self.is_reading = asyncio.Event()
         self.is_reading.set()

@@ -201,6 +201,13 @@ def test_failures_are_counted_by_address_in_bounded_memory():
     assert len(limit._failures) == 4096
 
 
+async def test_a_key_finds_its_quota_among_the_limits(client):
+    poor, robot = [(await client.get("/v1/limits", headers=as_key(key))).json()["quota"] for key in (POOR, ROBOT)]
+
+    assert poor == {"step_ms_per_s": 0.001, "burst_step_ms": 0.001}
+    assert robot is None
+
+
 async def test_a_key_that_used_its_quota_is_told_when_to_come_again(client, toy_request):
     first = await ask(client, POOR, toy_request())
     second = await ask(client, POOR, toy_request(sampling__seed=8))

@@ -1,4 +1,4 @@
-"""Every route of the app, by every wrong key and every trick of path and Host: none gets through that should not.
+"""Every route of the app, by every wrong key, trick of path and Host, and site: none gets through that should not.
 
 A new route needs a line in `route_table.txt`: it is read by a person, as it says who may ask.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from fastapi import Response
+from fastapi import Response, WebSocket
 from fastapi.routing import iter_route_contexts
 
 from foreframe_engines.testing import ToyRolloutEngine
@@ -16,7 +16,7 @@ from foreframe_server.app import create_app
 from foreframe_server.key_file import write_key_file
 from foreframe_server.keys import Scope, mint_key
 from foreframe_server.opening import given
-from foreframe_server.settings import KeySettings, Settings
+from foreframe_server.settings import HttpSettings, KeySettings, Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -96,8 +96,11 @@ STATES = {
 }
 
 
-async def send(app, method, target, headers):
-    """Send one request as a server would hand it over; returns its status, 101 for a websocket, and its template."""
+async def send(app, method, target, headers, messages=None):
+    """Send one request as a server would hand it over; returns its status, 101 for a websocket, and its template.
+
+    messages: what it goes on with, less what was read of it.
+    """
     path, _, query = target.partition("?")
     is_websocket = method == "WS"
     scope = {
@@ -110,7 +113,8 @@ async def send(app, method, target, headers):
     if is_websocket:
         del scope["method"]
     statuses = []
-    messages = [{"type": "websocket.connect"}] if is_websocket else [{"type": "http.request", "body": b""}]
+    if messages is None:
+        messages = [{"type": "websocket.connect"}] if is_websocket else [{"type": "http.request", "body": b""}]
 
     async def receive():
         return messages.pop() if messages else {"type": f"{scope['type']}.disconnect", "code": 1001}
@@ -197,6 +201,109 @@ def test_every_route_and_who_may_ask_has_been_reviewed():
     found = {route: words_of(policy) for route, policy in routes_of(create_app(Settings())).items()}
     assert found == TABLE_OF_POLICIES
     assert {route for route, policy in found.items() if policy == "open"} == OPEN_PATHS
+
+
+HOST = "localhost:8000"
+OWN_SITES = {
+    "no browser": {"host": HOST},
+    "the server's own page": {"host": HOST, "origin": f"http://{HOST}"},
+    "its page over TLS": {"host": "127.0.0.1", "origin": "https://127.0.0.1"},
+    "its page at an IPv6 address": {"host": "[::1]:8000", "origin": "http://[::1]:8000"},
+}
+OTHER_SITES = {
+    "another site": {"host": HOST, "origin": "https://elsewhere.example"},
+    "a page of no site": {"host": HOST, "origin": "null"},
+    "an empty origin": {"host": HOST, "origin": ""},
+    "another server of this machine": {"host": HOST, "origin": "http://localhost:3000"},
+    "another name of this machine": {"host": HOST, "origin": "http://127.0.0.1:8000"},
+}
+REBOUND = {
+    "a rebound name": {"host": "rebound.example:8000"},
+    "a page of a rebound name": {"host": "rebound.example:8000", "origin": "http://rebound.example:8000"},
+    "a rebound name that begins well": {"host": "localhost.rebound.example"},
+    "an address of the network": {"host": "192.168.1.7:8000"},
+    "every address": {"host": "0.0.0.0:8000"},
+    "no name": {"host": ""},
+}
+
+
+@pytest.fixture
+async def keyless(anyio_backend, serving):
+    app = create_app(Settings(), given(ToyRolloutEngine()))
+    async with serving(app):
+        yield app
+
+
+async def find_admitted(app, sites, key=None):
+    """Every route that a site got through, or whose body was read for it, and how many ways were tried."""
+    admitted, count = [], 0
+    for route in iter_route_contexts(app.routes):
+        for method in sorted(route.methods or ["WS"]):
+            for site, headers in sites.items():
+                body = [{"type": "websocket.connect" if method == "WS" else "http.request", "body": b"{}"}]
+                sent = {**headers, **({} if key is None else {"authorization": f"Bearer {key.token}"})}
+                status, _ = await send(app, method, fill(route.path), sent, body)
+                count += 1
+                if status != 403 or (method != "WS" and not body):
+                    admitted.append((f"{method} {route.path}", site))
+    return admitted, count
+
+
+async def test_no_other_site_s_page_gets_through_any_route(keyless):
+    admitted, count = await find_admitted(keyless, OTHER_SITES)
+    assert admitted == []
+    assert count == len(OTHER_SITES) * len(TABLE_OF_POLICIES)
+
+
+async def test_no_other_site_s_page_gets_through_with_a_key(app):
+    admitted, _ = await find_admitted(app, OTHER_SITES, EVERYTHING)
+    assert admitted == []
+
+
+async def test_no_rebound_name_gets_through_any_route_without_keys(keyless):
+    admitted, count = await find_admitted(keyless, REBOUND)
+    assert admitted == []
+    assert count == len(REBOUND) * len(TABLE_OF_POLICIES)
+
+
+async def test_the_server_s_own_pages_and_other_programs_get_to_every_route(keyless):
+    admitted, _ = await find_admitted(keyless, OWN_SITES)
+    assert {(route, site) for route in TABLE_OF_POLICIES for site in OWN_SITES} == set(admitted)
+
+
+async def test_with_keys_any_name_of_the_server_will_do(app):
+    host = "robots.example:8443"
+    names = {
+        "a proxy's name": {"host": host},
+        "its page": {"host": host, "origin": f"https://{host}"},
+        "a pod's address": {"host": "10.244.0.7:9000"},
+    }
+    admitted, _ = await find_admitted(app, names, EVERYTHING)
+    assert {(route, name) for route in TABLE_OF_POLICIES for name in names} == set(admitted)
+
+
+async def test_a_route_that_asks_no_policy_is_found(keyless):
+    async def answer() -> Response:
+        return Response("done")
+
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    keyless.router.add_api_route("/v1/planted", answer, methods=["GET", "POST"])
+    keyless.router.add_api_websocket_route("/v1/planted", talk)
+    for sites in (OTHER_SITES, REBOUND):
+        admitted, _ = await find_admitted(keyless, sites)
+        planted = ("GET /v1/planted", "POST /v1/planted", "WS /v1/planted")
+        assert set(admitted) == {(route, site) for route in planted for site in sites}
+
+
+async def test_configured_names_and_sites_get_to_every_route(anyio_backend, serving):
+    http = HttpSettings(hosts="robots.example", origins="https://dashboard.example")
+    sites = {"both": {"host": "robots.example:8000", "origin": "https://dashboard.example"}}
+    configured = create_app(Settings(http=http), given(ToyRolloutEngine()))
+    async with serving(configured):
+        admitted, _ = await find_admitted(configured, sites)
+    assert {route for route, _ in admitted} == set(TABLE_OF_POLICIES)
 
 
 async def test_ten_thousand_paths_and_models_add_no_series(app):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 def client_of(app):
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://robot")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 
 async def test_health_answers_while_the_model_warms_up_and_readiness_waits():

@@ -418,7 +418,7 @@ async def test_a_model_without_rollouts_offers_likelihoods_and_scores(serving):
 
 async def test_a_server_that_starts_is_live_and_not_ready():
     app = create_app(Settings(), given(ToyRolloutEngine()))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://robot") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         assert (await client.get("/v2/health/live")).status_code == 200
         for path in ("/v2/health/ready", "/v2/models/world_model/ready", "/v2/models/world_model"):
             reply = await client.get(path)
@@ -440,7 +440,7 @@ async def test_clients_that_leave_end_their_rows(serving):
         async def send(message):
             sent.append(message)
 
-        headers = [(name.encode(), value.encode()) for name, value in body["headers"].items()]
+        headers = [(b"host", b"localhost"), *((k.encode(), v.encode()) for k, v in body["headers"].items())]
         scope = {
             "type": "http", "http_version": "1.1", "method": "POST", "path": path, "raw_path": path.encode(),
             "query_string": b"", "headers": headers, "scheme": "http", "root_path": "",

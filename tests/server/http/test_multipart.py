@@ -258,7 +258,10 @@ async def test_a_robot_that_leaves_in_the_middle_leaves_nothing(client, app, toy
     scope = {
         "type": "http", "method": "POST", "path": "/v1/predictions", "raw_path": b"/v1/predictions",
         "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0"},
-        "headers": [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())],
+        "headers": [
+            (b"host", b"localhost"), (b"content-type", CONTENT_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ],
     }  # fmt: skip
 
     async def receive():

@@ -101,8 +101,8 @@ class Visitor:
     async def __aenter__(self):
         scope = {
             "type": "http", "http_version": "1.1", "method": "POST", "path": URL, "raw_path": URL.encode(),
-            "query_string": b"", "headers": [(b"content-type", b"application/json"), *self.headers], "scheme": "http",
-            "root_path": "", "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), *self.headers],
+            "query_string": b"", "scheme": "http", "root_path": "", "asgi": {"version": "3.0", "spec_version": "2.3"},
         }  # fmt: skip
         self.visit = asyncio.create_task(self.app(scope, self.receive, self.send))
         return self

@@ -12,7 +12,6 @@ from foreframe_engines.testing import ToyRolloutEngine
 from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
 from foreframe_server.opening import given
-from foreframe_server.routes.realtime import is_same_site
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -105,7 +104,9 @@ async def test_a_server_that_is_not_ready_says_to_try_again_later(arriving):
     assert json.loads(robot.text)["code"] == "not_ready"
 
 
-@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null", "http://robot.elsewhere.example", "http://["])
+@pytest.mark.parametrize(
+    "origin", ["https://elsewhere.example", "null", "http://localhost.elsewhere.example", "http://["]
+)
 async def test_pages_of_other_sites_get_no_connection(app, client, arriving, origin):
     async with arriving(app, origin=origin) as robot:
         await robot.ended()
@@ -121,30 +122,8 @@ async def test_pages_of_other_sites_get_no_connection(app, client, arriving, ori
 
 
 async def test_the_server_s_own_pages_may_connect(app, client, connecting):
-    async with connecting(app, origin="http://robot") as robot:
+    async with connecting(app, origin="http://localhost") as robot:
         assert (await robot.ask("ping"))["type"] == "pong"
-
-
-@pytest.mark.parametrize(
-    ("origin", "host", "is_same"),
-    [
-        ("http://robot:8000", "robot:8000", True),
-        ("http://Robot:8000", "rObot:8000", True),
-        ("http://robot", "robot:80", True),
-        ("https://robot:443", "robot", True),
-        ("https://[::1]:8000", "[::1]:8000", True),
-        ("http://robot:8001", "robot:8000", False),
-        ("http://robot:443", "robot", False),
-        ("http://user@robot", "robot", False),
-        ("http://robot.evil", "robot", False),
-        ("ftp://robot", "robot", False),
-        ("http://", "", False),
-        ("", "", False),
-        ("null", "null", False),
-    ],
-)
-def test_the_same_site_is_the_same_name_and_port(origin, host, is_same):
-    assert is_same_site(origin, host) is is_same
 
 
 async def test_a_path_without_a_websocket_is_counted_as_not_found(app, client, arriving):

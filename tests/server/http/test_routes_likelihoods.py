@@ -230,8 +230,8 @@ class TestDeadlinesAndDisconnects:
 
         scope = {
             "type": "http", "http_version": "1.1", "method": "POST", "path": URL, "raw_path": URL.encode(),
-            "query_string": b"", "headers": [(b"content-type", b"application/json")], "scheme": "http",
-            "root_path": "",
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+            "query_string": b"", "scheme": "http", "root_path": "",
         }  # fmt: skip
         await token_app(scope, receive, send)
 

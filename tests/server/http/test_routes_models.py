@@ -83,7 +83,7 @@ async def test_a_dry_run_warns_and_refuses_as_a_prediction_would(client):
 
 async def test_before_the_model_is_open_nothing_is_known(anyio_backend):
     app = create_app(Settings())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://robot") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         replies = [await client.get(path) for path in ("/v1/models", "/v1/state-schemas", "/readyz")]
         replies.append(await client.post("/v1/predictions", json={}))
 

@@ -2,6 +2,8 @@ import re
 
 import pytest
 
+from foreframe_server.settings import HttpSettings
+
 pytestmark = pytest.mark.anyio
 
 
@@ -19,6 +21,19 @@ async def test_limits_name_what_may_be_held_and_what_may_wait(client):
     assert limits["max_observation_bytes"] == 256 * 2**20
     assert (limits["max_pending_read_s"], limits["max_candidates"]) == (10, 256)
     assert (limits["max_message_bytes"], limits["max_in_flight"]) == (16 * 2**20, 32)
+
+
+async def test_limits_list_every_bound_of_the_door_and_of_sessions(client):
+    limits = (await client.get("/v1/limits")).json()
+
+    bounds = [name for name in HttpSettings.model_fields if re.match(r"max_|min_|.*_timeout_s$|keep_alive", name)]
+    assert len(bounds) == 11
+    assert set(bounds) <= limits.keys() | limits["connections"].keys()
+    assert limits["connections"]["max_headers"] == 64
+    assert (limits["max_all_sessions_bytes"], limits["max_history_bytes"]) == (512 * 2**20, 16 * 2**20)
+    assert (limits["max_pending_s"], limits["max_wrong_keys"]) == (30, 10)
+    assert (limits["max_objectives"], limits["max_parts"], limits["max_guidance"]) == (16, 512, 30)
+    assert limits["quota"] is None
 
 
 async def test_metrics_count_requests_by_template_and_never_by_path(client, toy_request):

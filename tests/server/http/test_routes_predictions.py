@@ -119,7 +119,7 @@ async def test_a_client_that_leaves_ends_its_work(app, client, engine, toy_reque
     async def send(message):
         sent.append(message)
 
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {
         "type": "http", "http_version": "1.1", "method": "POST", "path": URL, "raw_path": URL.encode(),
         "query_string": b"", "headers": headers, "scheme": "http", "root_path": "",

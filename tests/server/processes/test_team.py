@@ -206,6 +206,21 @@ def test_closing_leaves_no_process_and_no_descriptor(make_team, make_row, contex
         team.opened(0).rollout.encode(context)
 
 
+def test_closing_waits_for_no_process_before_all_are_killed(make_team):
+    team = make_team(process_toys.open_rollout, size=3)
+    pidfds = [os.pidfd_open(pid) for pid in team.pids]
+    closing = threading.Thread(target=team.close)
+    try:
+        with team._keepers[0]._calling:  # its burial waits for this
+            closing.start()
+            assert all(wait_dead(pidfd, 20) for pidfd in pidfds)
+            assert closing.is_alive()
+        closing.join()
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+
 def test_restarts_leave_no_descriptor(make_team, make_row):
     engine = make_team(process_toys.open_rollout).opened(0).rollout
     row = make_row(engine)

@@ -37,7 +37,7 @@ POLICY = {
     "state": RNG.normal(size=(4, 3)),
     "actions": RNG.normal(size=(8, 3)),
 }
-UPLOAD = b"POST /v1/predictions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n{"
+UPLOAD = b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n{"
 
 
 class Served:
@@ -138,7 +138,7 @@ def test_a_unix_socket_is_served_and_removed(serve, tmp_path):
     path = tmp_path / "door.sock"
     served = serve(lame_duck_s=0, host=f"unix:{path}", admin_port=0)
     assert served.address == f"unix:{path}"
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://door") as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
         assert client.get("/readyz").status_code == 200
     (admin,) = [line["address"] for line in served.lines() if line["event"] == "operators are answered"]
     assert httpx.get(f"{admin}/metrics").status_code == 200
