@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from peers.catalogue import Peer
+from peers.facts import origin
+from peers.hosting.wire import REPLY_SHAPE
 from peers.ledger import Ledger
 from peers.plan import Plan
 from peers.wires import raw
@@ -14,7 +16,7 @@ from peers.wires import raw
 from foreframe_engines import Bundle, builtin_bundle
 
 FOLDER = Path(__file__).parent
-SHIFT, KNOWN = "TOY_SHIFT", "TOY_KNOWN"
+NUM_CONTENTS = 3000
 
 
 @pytest.fixture
@@ -27,21 +29,27 @@ def plan():
 
 @pytest.fixture
 def ledger(tmp_path, plan):
-    """A folder with a plan and with right answers that no model gave."""
-    ledger = Ledger(tmp_path / "ledger")
+    """A folder with a plan and with right answers that no model gave: one for even contents, one for odd ones."""
+    ledger = Ledger(tmp_path / "ledger", origin())
     ledger.begin(plan)
-    means = np.random.default_rng(0).integers(0, 250, (2, 4, 8, 64, 64, 3)).astype(np.uint8)
-    np.save(ledger.folder / f"truths-{Bundle.open(builtin_bundle()).digest[:16]}-2-4.npy", means)
+    folder = ledger.folder / f"truths-{Bundle.open(builtin_bundle()).digest[:16]}-{plan.clips}"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for content in range(2):
+        for members in (plan.members, plan.bulk_members):
+            np.save(folder / f"{content}-{members}.npy", random.integers(0, 250, REPLY_SHAPE).astype(np.uint8))
+            for other in range(content + 2, NUM_CONTENTS, 2):
+                os.link(folder / f"{content}-{members}.npy", folder / f"{other}-{members}.npy")
     return ledger
 
 
 @pytest.fixture
 def make_toy(ledger):
-    """Make a server whose answers are some grey levels off."""
+    """Make a server whose answers are some grey levels off, and which ends instead of one answer where it is told."""
 
-    def make(name="toy", shift=0):
-        (known,) = ledger.folder.glob("truths-*.npy")
-        environment = {KNOWN: str(known), SHIFT: str(shift)}
+    def make(name="toy", shift=0, last=0):
+        (known,) = ledger.folder.glob("truths-*")
+        environment = {"TOY_KNOWN": str(known), "TOY_SHIFT": str(shift), "TOY_LAST": str(last)}
         command = [sys.executable, str(FOLDER / "toy_server.py")]
         return Peer(name, raw("/"), lambda port: [*command, str(port)], python=None, environment=environment)
 

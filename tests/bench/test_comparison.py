@@ -1,10 +1,13 @@
 """A run from start to end, on servers that know the answers by heart."""
 
 import json
+from dataclasses import replace
 
 import psutil
 import pytest
 from peers.__main__ import main
+from peers.catalogue import catalogue
+from peers.plan import Contents
 
 from foreframe_server.load.summary import check_schedule
 
@@ -27,7 +30,11 @@ def test_right_answers_become_a_table_and_a_wrong_one_leaves_no_number(run, make
     (server,) = report["servers"]
     assert server["answers"]["largest_difference"] == 1, "rounding is no wrong answer"
     assert server["answers"]["compared"] > 10
-    assert server["mixed"]["goodput"]["whole"] == server["mixed"]["goodput"]["robots_asked"] > 0
+    for part in server["mixed"]:
+        assert part["goodput"]["whole"] == part["goodput"]["robots_asked"] > 0
+    assert [part["load"] for part in server["mixed"]] == [0.6, 0.9, 1.2]
+    assert server["commit"] == report["commit"]
+    assert server["digest"] == report["digest"]
     assert "| toy | raw bytes |" in capsys.readouterr().out
     assert not [each for each in psutil.Process().children(recursive=True) if "toy_server" in " ".join(each.cmdline())]
 
@@ -46,8 +53,33 @@ def test_a_missed_schedule_makes_the_run_invalid(run, make_toy, capsys, monkeypa
     assert "invalid: toy: the schedule was missed" in told.err
 
 
-def test_a_server_that_does_not_start_is_named_with_its_last_words(run, make_toy, capsys):
-    broken = make_toy()
-    object.__setattr__(broken, "command", lambda port: ["python3", "-c", "raise SystemExit('no model here')"])
-    assert run([broken])[0] == 2
+def test_a_server_that_dies_in_a_trace_has_no_goodput(run, make_toy, plan, capsys):
+    dies_at = Contents.of(plan).mixed[1] + 1
+    code, report = run([make_toy(last=dies_at)])
+    told = capsys.readouterr()
+    assert (code, report, told.out) == (2, None, "")
+    assert "invalid: toy: the server ended while it was measured" in told.err
+
+
+def test_without_any_server_that_runs_there_is_nothing_to_say(run, make_toy, capsys):
+    assert run([broken(make_toy())]) == (2, None)
     assert "toy: the server ended as it started: no model here" in capsys.readouterr().err
+
+
+def test_servers_that_cannot_run_here_are_named_and_the_others_measured(run, make_toy, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("peers.catalogue.ENVIRONMENTS", tmp_path)
+    code, report = run([uninstallable(tmp_path), broken(make_toy("broken")), make_toy()])
+    assert code == 0
+    assert [server["name"] for server in report["servers"]] == ["toy"]
+    assert list(report["not_measured"]) == ["mosec", "broken"]
+    assert "- mosec cannot be installed: " in capsys.readouterr().out
+
+
+def broken(peer):
+    return replace(peer, command=lambda port: ["python3", "-c", "raise SystemExit('no model here')"])
+
+
+def uninstallable(folder):
+    """A peer of the catalogue whose pins no environment holds, and whose python there is not."""
+    (peer,) = [each for each in catalogue() if each.name == "mosec"]
+    return replace(peer, python=str(folder / "no-python"))

@@ -1,7 +1,8 @@
 """What counts as a robot's answer."""
 
+import pytest
 from peers.goodput import count
-from peers.plan import PLANNER, Plan, mixed_trace
+from peers.plan import PLANNER, Plan, known_questions, mixed_trace, offered_load
 
 from foreframe_server.load.records import OK, Record, Reply
 from foreframe_server.load.traces import Arrival, Ask
@@ -30,16 +31,24 @@ def test_whole_degraded_late_and_missing_answers_are_told_apart():
     assert found.refusals == {"overloaded": 1}
 
 
-def test_every_server_gets_the_same_trace_of_the_load_that_was_asked_for():
+@pytest.mark.parametrize("load", [0.6, 0.9, 1.2])
+def test_every_server_gets_the_same_trace_of_the_load_that_was_asked_for(load):
     plan = Plan(answer_s=0.2, arrangement="lanes", seconds=200.0)
-    trace = mixed_trace(plan)
-    assert trace == mixed_trace(plan)
-    work_s = sum(plan.answer_s * arrival.ask.members / plan.members for arrival in trace)
-    assert 0.85 < work_s / plan.seconds < 0.95
+    trace = mixed_trace(plan, load)
+    assert trace == mixed_trace(plan, load)
+    assert offered_load(plan, trace) == pytest.approx(load, abs=0.05)
     assert {arrival.ask.cache for arrival in trace} == {"bypass"}
 
 
-def test_a_slow_machine_gets_one_robot_and_some_bulk_work():
-    plan = Plan(answer_s=0.45, arrangement="lanes")
+def test_a_slow_machine_gets_one_robot_and_some_bulk_work_and_the_real_load_is_said():
+    plan = Plan(answer_s=0.45, arrangement="lanes", seconds=200.0)
     assert plan.num_robots == 1
-    assert plan.planner_hz > 0
+    assert plan.planner_hz(0.9) > 0
+    assert plan.record()["offered"]["0.9"] == pytest.approx(0.9 + 0.9 / 5, abs=0.02)
+
+
+def test_no_two_questions_to_a_server_share_a_number():
+    plan = Plan(answer_s=0.2, arrangement="lanes")
+    contents = [content for content, _ in known_questions(plan)]
+    assert len(set(contents)) == len(contents)
+    assert sorted(contents) == list(range(len(contents)))

@@ -1,13 +1,14 @@
-"""Answers by heart: the mean of a content, which its seed names, a few grey levels off where it is told so."""
+"""Answers by heart: the mean of a content, which its seed names, a few levels off or never where told so."""
 
 import os
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 from peers.hosting.wire import unpack
 
-means = np.load(os.environ["TOY_KNOWN"]) + np.uint8(os.environ["TOY_SHIFT"])
+known, shift, last = Path(os.environ["TOY_KNOWN"]), np.uint8(os.environ["TOY_SHIFT"]), int(os.environ["TOY_LAST"])
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -15,7 +16,9 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = unpack(self.rfile.read(int(self.headers["content-length"])))
-        body = means[asked.seed, asked.members - 1].tobytes()
+        if asked.seed == last > 0:
+            os._exit(1)
+        body = (np.load(known / f"{asked.seed}-{asked.members}.npy") + shift).tobytes()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

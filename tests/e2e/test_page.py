@@ -26,6 +26,11 @@ from foreframe_server.settings import KeySettings, Settings
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 PICTURE = "document.querySelector('.pane:nth-child(2) canvas').toDataURL()"
+DROP = """(place, text) => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([text], "states.csv", { type: "text/csv" }));
+  place.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
 REFUSED = "Failed to load resource: the server responded with a status of 4"
 LOST = "net::ERR_"
 REFUSALS = (("Members", "99", "32"), ("Steps", "5000", "1000"), ("Deadline, ms", "3", "5"), ("Seed", "-1", "0"))
@@ -77,7 +82,6 @@ class TestPlayground:
             page = visit.open()
             page.wait_for_selector(".clips label")
             assert visit.is_painted(".pane:nth-child(1) canvas")
-            assert not visit.is_painted(".pane:nth-child(2) canvas")
 
             predict(page)
             page.wait_for_selector(".chart .bar")
@@ -88,6 +92,28 @@ class TestPlayground:
             assert page.locator(".chart rect.band").count() == 1
             assert "8 of 8" in page.locator(".summary").inner_text()
             assert "dB PSNR" in page.locator(".pane:nth-child(2)").inner_text()
+
+    def test_a_prediction_is_seen_before_anything_is_pressed(self, visiting, address):
+        with visiting(address) as visit:
+            page = visit.open()
+            page.get_by_text("One pass: the mean of all futures").wait_for()
+            assert all(visit.is_painted(f".pane:nth-child({place}) canvas") for place in (1, 2, 3))
+            assert page.get_by_label("Variance overlay").is_disabled()
+            first = picture_of(page)
+
+            page.locator(".clips label").nth(3).click()
+            page.wait_for_function(f"(before) => {PICTURE} !== before", arg=first)
+            page.get_by_text("One pass: the mean of all futures").wait_for()
+            assert visit.is_painted(".pane:nth-child(2) canvas")
+
+    def test_files_may_be_dropped_on_the_pictures(self, visiting, address, clip):
+        with visiting(address) as visit:
+            page = visit.open()
+            page.locator(".panes").evaluate(DROP, text_of(clip.states[:, :2]))
+            page.wait_for_selector("details.own[open]")
+            dropped = page.get_by_label("States, CSV or JSON").input_value()
+            assert dropped.split() == text_of(clip.states[:, :2]).split()
+            assert "need their video or pictures" in page.locator(".own .refused:visible").inner_text()
 
     def test_members_medoid_and_variance_change_the_picture(self, visiting, address):
         with visiting(address) as visit:

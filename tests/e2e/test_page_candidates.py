@@ -39,6 +39,8 @@ class Planner:
         )
         self.page = visit.open("candidates")
         self.page.wait_for_selector("#candidates .goal-frames canvas[data-filled]")
+        if self.page.locator("#candidates details:not([open])").count():
+            self.page.get_by_text("Cost", exact=True).click()
         for label, value in (("Plans", 6), ("Members", 2), ("Steps", 1), ("Show the best", 3)):
             self.page.get_by_label(label, exact=True).fill(str(value))
 

@@ -152,14 +152,13 @@ def bench_history(
 def bench_ray(
     *,
     duration_s: Annotated[float, typer.Option(min=1, help="Seconds of load on one replica, and on two.")] = 10.0,
+    out: ReportOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Compare two replicas on Ray Serve with one, where forwards sleep; starts a cluster of this machine alone."""
     from foreframe_server.cli.bench_ray import run_ray
-    from foreframe_server.cli.console import print_json, print_pretty
+    from foreframe_server.cli.bench_reports import Measured, publish_report
 
-    record = run_ray(duration_s)
-    if json:
-        print_json(record)
-    else:
-        print_pretty("\n".join(f"{name}: {value}" for name, value in record.items()))
+    publish_report(run_ray(duration_s), Outputs(out, html, markdown, json), Measured(None))

@@ -60,7 +60,7 @@ class Target:
         """Give the address of the server, started for as long as the block runs when there is none. Raises Fault."""
         with told():
             if self.url is not None:
-                asyncio.run(wait_until_ready(self.url, self.patience_s))
+                wait_until_ready(self.url, self.patience_s)
                 yield self.url
                 return
             print_note("starting a server ...")
@@ -88,9 +88,10 @@ def _run_rounds(target: Target, address: str, measure: Measure, rounds: int) -> 
 
 def _examine(target: Target, address: str, ask: Ask) -> Mapping[str, object] | None:
     """Compare answers with the bundle's, None where a server elsewhere serves another model. Raises UnfitServer."""
-    served, own = asyncio.run(_read_served(address)), bundle_weights(read_private(target.bundle))
-    if (served.weights.model, served.weights.revision) != (own.model, own.revision):
-        print_note(f"answers are not checked: the server has {served.weights.model}, --bundle {own.model}")
+    (served, _), own = asyncio.run(_read_served(address)), bundle_weights(read_private(target.bundle))
+    if served != replace(own, digest=None):
+        theirs, ours = (f"{weights.model} {weights.revision}" for weights in (served, own))
+        print_note(f"answers are not checked: the server has {theirs}, the bundle is {ours}")
         return None
     sheets = write_sheets(target.bundle, ask, _EXAM_CLIPS)
     return asyncio.run(_grade(address, ask, sheets)).facts()
@@ -141,13 +142,14 @@ def read_measured(target: Target) -> Measured:
     if target.url is None:
         return Measured(bundle_weights(read_private(target.bundle)))
     with told():
-        return asyncio.run(_read_served(target.url))
+        weights, version = asyncio.run(_read_served(target.url))
+    return Measured(weights, target.url, version)
 
 
-async def _read_served(address: str) -> Measured:
+async def _read_served(address: str) -> tuple[Weights, str | None]:
+    """Read the model, and the version of the program."""
     async with open_door(address) as door:
-        weights = Weights(door.sizes.model, door.sizes.revision, None)
-        return Measured(weights, address, await door.read_version())
+        return Weights(door.sizes.model, door.sizes.revision, None), await door.read_version()
 
 
 def _fault_measure(plan: FaultPlan, name: str, strike: Callable[[RedisProcess], None], redis: RedisProcess) -> Measure:
@@ -233,7 +235,7 @@ def _value(bar: Bar) -> str:
     """Write the value, and of several rounds how far they lie apart."""
     value = "none" if bar.value is None else f"{bar.value:.4g}"
     known = [value for value in bar.rounds if value is not None]
-    return f"{value} ({min(known):.4g}..{max(known):.4g})" if known else value
+    return f"{value} ({min(known):.4g}..{max(known):.4g})" if len(known) > 1 else value
 
 
 def _ms(percentiles: Percentiles | None, name: str) -> str:

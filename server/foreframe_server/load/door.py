@@ -1,6 +1,5 @@
 """A server behind an address, over real HTTP. Turns replies into values; knows nothing of when to ask."""
 
-import asyncio
 import contextlib
 import json
 import re
@@ -129,18 +128,18 @@ async def open_door(address: str, *, seed: int = 0) -> AsyncIterator[Door]:
         yield Door(client, await _read_sizes(client), seed=seed, nonce=time.time_ns())
 
 
-async def wait_until_ready(address: str, patience_s: float) -> None:
+def wait_until_ready(address: str, patience_s: float) -> None:
     """Wait for a server that is not there yet, or not ready; does not mind when it stays so."""
     give_up_s = time.monotonic() + patience_s
-    async with open_client(address) as client:
-        while not await _is_ready(client) and time.monotonic() < give_up_s:
-            await asyncio.sleep(_POLL_S)
+    with httpx.Client(base_url=address, timeout=_READY_S, trust_env=False) as client:
+        while not _is_ready(client) and time.monotonic() < give_up_s:
+            time.sleep(_POLL_S)
 
 
-async def _is_ready(client: httpx.AsyncClient) -> bool:
+def _is_ready(client: httpx.Client) -> bool:
     """Whether waiting longer is of no use: what is no foreframe never becomes ready."""
     try:
-        response = await client.get("/readyz", timeout=_READY_S)
+        response = client.get("/readyz")
     except httpx.TransportError:
         return False
     return response.status_code != httpx.codes.SERVICE_UNAVAILABLE

@@ -41,7 +41,8 @@ function schemaTable(schema) {
       h("p", { className: "quiet" }, `${schema.description} ${schema.dim} numbers a row` +
     `${schema.rate_hz ? `, ${schema.rate_hz} rows a second` : ""}. According to ${schema.source}.`),
     h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "State schema" }, h("table", {},
-      h("thead", {}, h("tr", {}, heads.map((head, at) => h("th", { scope: "col", className: at > 1 && at < 6 ? "number" : "" }, head)))), h("tbody", {}, rows))));
+      h("thead", {}, h("tr", {}, heads.map((head, at) => h("th", { scope: "col",
+        className: at > 1 && at < 6 ? "number" : "" }, head)))), h("tbody", {}, rows))));
 }
 
 /** The range of the training data, with one deviation about the mean drawn into it. */

@@ -25,7 +25,8 @@ class Playground {
     this.model = model;
     this.stage = new Stage(model);
     this.refusals = alertPlace();
-    this.form = h("form", { className: "asking", noValidate: true }, this.#source(), this.#settings(), this.refusals, this.#buttons());
+    this.form = h("form", { className: "asking", noValidate: true }, this.#source(), this.#settings(),
+      this.refusals, this.#buttons());
     this.form.addEventListener("submit", (event) => (event.preventDefault(), this.predict()));
     this.stage.onMedoid = () => this.#fetchMedoid();
     panel.append(h("div", { className: "split pictures-first" }, this.form, this.stage.node));
@@ -47,7 +48,8 @@ class Playground {
     this.own = h("details", { className: "own" }, h("summary", {}, "Your own recording"),
       field("Video or pictures", this.files, { wide: true,
         pointers: ["/observation/cameras", `/observation/cameras/${camera}`],
-        hint: `At least ${this.model.context_frames} frames, ${this.model.fps} a second. Files may be dropped anywhere here.` }),
+        hint: `At least ${this.model.context_frames} frames, ${this.model.fps} a second; ` +
+          "files may be dropped anywhere here" }),
       field("States, CSV or JSON", this.states, { wide: true,
         pointers: ["/observation/state", "/future", "/target/state"],
         hint: `${this.model.state_dim} numbers a row, ${this.model.state_schema}; ` +
@@ -126,7 +128,7 @@ class Playground {
     this.#look();
   }
 
-  /** Show what one pass says of a clip before anybody asks; the answer is the same for all, so the cache has it soon. */
+  /** Show what one pass says of a clip before anybody asks; the same for all, so the cache has it soon. */
   async #look() {
     const glance = (this.#glance = new AbortController());
     const { signal } = glance;

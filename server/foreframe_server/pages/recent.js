@@ -48,6 +48,8 @@ function row(record) {
       button("Copy as Python", (event) => copy(asPython(record), event.target), { className: "plain" })));
 }
 
+const told = (stage, ms) => `${stage.replaceAll("_", " ")} ${quantity(ms, "ms")}`;
+
 const stagesOf = (timings) => STAGES.filter((stage) => timings[stage] > 0).map((stage) => [stage, timings[stage]]);
 
 function stageBar(timings) {
@@ -56,12 +58,12 @@ function stageBar(timings) {
   let from = 0;
   const bars = parts.map(([stage, ms]) => {
     const bar = svg("rect", { class: `stage-${stage}`, x: (1000 * from) / total, y: 0, height: 10,
-      width: Math.max(1, (1000 * ms) / total - 1) }, svg("title", {}, `${stage.replaceAll("_", " ")} ${quantity(ms, "ms")}`));
+      width: Math.max(1, (1000 * ms) / total - 1) }, svg("title", {}, told(stage, ms)));
     from += ms;
     return bar;
   });
   const words = parts.toSorted((one, other) => other[1] - one[1]).slice(0, 4)
-    .map(([stage, ms]) => `${stage.replaceAll("_", " ")} ${quantity(ms, "ms")}`).join(" · ");
+    .map(([stage, ms]) => told(stage, ms)).join(" · ");
   return h("div", { className: "stages" },
     svg("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img", "aria-label": words }, ...bars),
     h("p", { className: "hint" }, words));

@@ -45,7 +45,8 @@ export class Stage {
     this.overlay = field("Variance overlay", this.opacity);
     this.smooth = input("smooth", { type: "checkbox", onchange: () => this.#soften() });
     this.#soften();
-    return h("div", { className: "controls" }, field("Show", this.choice), this.overlay, field("Smooth pixels", this.smooth));
+    return h("div", { className: "controls" }, field("Show", this.choice), this.overlay,
+      field("Smooth pixels", this.smooth));
   }
 
   /** Bring the pictures into view, where they are not. */

@@ -57,6 +57,7 @@ class Comparison:
     def follow(self, plan: Plan) -> None:
         """Go by a plan, and keep to the askers' cores from now on."""
         self.plan = plan
+        self._note("the right answers")
         with on_cores(self.server_cores):
             self._truths = Truths(plan.clips, self.ledger.folder, plan.arrangement, plan.threads)
             self._truths.prepare(known_questions(plan))

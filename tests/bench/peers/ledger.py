@@ -33,7 +33,9 @@ class Ledger:
         """Return the plan of what is there; None without one that can be read, or of another origin, or an old one."""
         try:
             document = json.loads((self.folder / _PLAN).read_text())
-            return Plan(**document["plan"]) if self._is_ours(document) else None
+            if not self._is_ours(document):
+                return None
+            return Plan(**{**document["plan"], "loads": tuple(document["plan"]["loads"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

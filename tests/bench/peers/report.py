@@ -1,9 +1,14 @@
-"""What was measured, as one JSON object and as Markdown tables, with what the comparison is to reach. Pure."""
+"""What was measured, as one JSON object, with what the comparison is to reach. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
-from peers.catalogue import OURS, Peer
+from peers.catalogue import OURS
+from peers.passes import AGAIN, PLAIN, Pass
+from peers.plan import MAIN_LOAD
+from peers.steadiness import find_unsteady
 
 from foreframe_server.load.findings import Bar, over
 
@@ -11,61 +16,84 @@ Result: TypeAlias = Mapping[str, Any]
 _QUALITY_DB = 0.3
 _GOODPUT, _THROUGHPUT, _STUB, _COMPUTE, _IDLE_S = 2.0, 1.2, 1.0, 10.0, 0.05
 _STUB_PEER = "mosec"
-_RULE = """
-Robots ask {rate_hz:g} times a second for {members} members with a deadline of {deadline_ms} ms, planners for
-{bulk_members} at random times; together they are {load:.0%} of what the engine can do in process. Goodput counts the
-robots' answers in hand within the deadline, counted from when the question was due, with all members at all steps.
-Degraded answers, which foreframe gives and says so, are counted beside it and never as whole ones. Every answer was
-compared with the right one, but for those of a shortened schedule. "engine ms" is the same answer in process just
-before: how steady the machine was. Ratios are within this run; none of the numbers can be compared with another
-machine's.
-"""
+_MEAN = "throughput of the 8-member mean"
 
 
-def write_record(results: Mapping[str, Result], peers: Sequence[Peer], facts: Result) -> Result:
-    """Return all of it as one JSON object."""
-    known = [peer for peer in peers if peer.name in results]
+def write_record(
+    results: Mapping[str, Result], passes: Sequence[Pass], missing: Mapping[str, str], facts: Result
+) -> Result:
+    """Return all of it as one JSON object. missing: why servers were not measured."""
+    unsteady = find_unsteady(results)
+    known = [each for each in passes if each.name in results]
+    codes = {result["code"] for result in results.values()}
     return {
         "experiment": "peers",
         **facts,
+        "is_changed_between": len(codes) > 1,
         "bars": [_bar_record(bar) for bar in find_bars(results)],
-        "servers": [{"name": peer.name, "wire": peer.wire.name, **results[peer.name], "could_not": list(peer.notes),
-                     "is_appendix": peer.is_appendix} for peer in known],
-    }  # fmt: skip
+        "servers": [
+            {
+                "name": each.peer.name,
+                "kind": each.kind,
+                "wire": each.peer.wire.name,
+                **results[each.name],
+                "is_steady": each.name not in unsteady,
+                "could_not": list(each.peer.notes),
+                "is_appendix": each.peer.is_appendix,
+            }
+            for each in known
+        ],
+        "not_measured": dict(missing),
+    }
 
 
 def find_bars(results: Mapping[str, Result]) -> list[Bar]:
-    """Hold foreframe against the best peer of each measure; nothing where either is missing."""
-    ours = results.get(OURS)
-    others = [result for name, result in results.items() if name != OURS]
-    if ours is None or not others:
+    """Hold foreframe against the best peer of each measure; nothing where either is missing.
+
+    foreframe is measured first and last: the worse of both counts, and `rounds` has both.
+    """
+    ours = [results[name] for name in (OURS, f"{OURS}-{AGAIN}") if name in results]
+    named = {name: result for name, result in results.items() if not name.startswith(OURS)}
+    others = [result for name, result in named.items() if not name.endswith(f"-{PLAIN}")]
+    plain = [result for name, result in named.items() if name.endswith(f"-{PLAIN}")]
+    if not ours or not others:
         return []
+    rounds = [_bars_of(each, others, plain) for each in ours]
+    return [*_stub_bars(results), *(_worst(bars) for bars in zip(*rounds, strict=True))]
+
+
+def _bars_of(ours: Result, others: Sequence[Result], plain: Sequence[Result]) -> list[Bar]:
     return [
-        _ratio("goodput, whole answers only / best peer", ours, others, _goodput, _GOODPUT),
-        Bar("goodput with degraded answers / best peer", over(_useful(ours), max(map(_goodput, others)))),
-        _ratio("throughput of the 8-member mean / best peer", ours, others, _throughput, _THROUGHPUT),
-        *_stub_bars(results),
+        *(bar for index in range(len(ours["mixed"])) for bar in _goodput_bars(ours, others, index)),
+        _ratio(f"{_MEAN} / best peer on foreframe's engine", ours, others, _throughput, _THROUGHPUT),
+        *([_ratio(f"{_MEAN} / best peer on plain ONNX Runtime", ours, plain, _throughput, None)] if plain else []),
         *_quality_bars(ours, others),
         Bar("processor seconds in the second after a request", ours["alone"]["idle_cpu_s"], at_most=_IDLE_S),
     ]
 
 
-def write_markdown(record: Result) -> str:
-    """Lay the record out for people."""
-    return "\n\n".join(
-        [
-            _world_table(record["servers"]),
-            _stub_table(record["servers"]),
-            _quality_table(record["servers"]),
-            _bar_table(record["bars"]),
-            _could_not(record["servers"]),
-            " ".join(_RULE.format(**record["plan"]).split()),
-        ]
-    )
+def _goodput_bars(ours: Result, others: Sequence[Result], index: int) -> list[Bar]:
+    load = ours["mixed"][index]["load"]
+    whole, useful = partial(_goodput, index, "goodput_per_s"), partial(_goodput, index, "with_degraded_per_s")
+    at_least = _GOODPUT if load == MAIN_LOAD else None
+    best = max(map(whole, others))
+    return [
+        _ratio(f"goodput at {load:g}, whole answers only / best peer", ours, others, whole, at_least),
+        Bar(f"goodput at {load:g} with degraded answers / best peer", over(useful(ours), best)),
+    ]
+
+
+def _worst(bars: Sequence[Bar]) -> Bar:
+    """Make rounds of one measure into one. A missing value is the worst there is."""
+    first = bars[0]
+    values = tuple(bar.value for bar in bars)
+    known = [value for value in values if value is not None]
+    worst = (min if first.at_most is None else max)(known) if len(known) == len(values) else None
+    return replace(first, value=worst, rounds=values)
 
 
 def _ratio(
-    measure: str, ours: Result, others: Sequence[Result], value: Callable[[Result], float], at_least: float
+    measure: str, ours: Result, others: Sequence[Result], value: Callable[[Result], float], at_least: float | None
 ) -> Bar:
     best = max(map(value, others))
     return Bar(measure, over(value(ours), best), at_least=at_least)
@@ -93,12 +121,8 @@ def _quality_bars(ours: Result, others: Sequence[Result]) -> list[Bar]:
     ]
 
 
-def _goodput(result: Result) -> float:
-    return float(result["mixed"]["goodput"]["goodput_per_s"])
-
-
-def _useful(result: Result) -> float:
-    return float(result["mixed"]["goodput"]["with_degraded_per_s"])
+def _goodput(index: int, name: str, result: Result) -> float:
+    return float(result["mixed"][index]["goodput"][name])
 
 
 def _throughput(result: Result) -> float:
@@ -112,90 +136,5 @@ def _bar_record(bar: Bar) -> Result:
         "at_least": bar.at_least,
         "at_most": bar.at_most,
         "is_met": bar.is_met,
+        "rounds": list(bar.rounds),
     }
-
-
-def _world_table(servers: Sequence[Result]) -> str:
-    head = (
-        "server", "wire", "answers/s", "robots p50 / p99 ms", "goodput/s", "whole · degraded · late or none",
-        "planners answered", "useful after ms", "CPU s an answer", "idle CPU s", "RSS MB", "engine ms", "start s",
-    )  # fmt: skip
-    return _table(head, [_world_row(server) for server in servers])
-
-
-def _world_row(server: Result) -> list[str]:
-    found, alone, saturated = server["mixed"]["goodput"], server["alone"], server["saturated"]
-    robots = found["robots_ms"]
-    missed = found["robots_asked"] - found["whole"] - found["degraded"]
-    return [
-        _title(server),
-        server["wire"],
-        f"{saturated['answers_per_s']:.2f}",
-        "–" if robots is None else f"{robots['p50']:.0f} / {robots['p99']:.0f}",
-        f"{found['goodput_per_s']:.2f}",
-        f"{found['whole']} · {found['degraded']} · {missed}",
-        f"{found['planners_answered']} of {found['planners_asked']}",
-        f"{alone['useful_ms']:.0f}",
-        f"{saturated['cpu_s_per_answer']:.3f}",
-        f"{alone['idle_cpu_s']:.2f}",
-        f"{saturated['rss_bytes'] / 1e6:.0f}",
-        f"{server['engine_ms']:.0f}",
-        f"{server['start_s']:.1f}",
-    ]
-
-
-def _stub_table(servers: Sequence[Result]) -> str:
-    head = ("stub of 0.6 ms, 209 KB in, 98 KB out", "way", "requests/s", "p50 / p99 ms", "CPU ms a request")
-    rows = [
-        [_title(server), way, f"{each['answers_per_s']:.0f}", f"{each['p50_ms']:.1f} / {each['p99_ms']:.1f}",
-         f"{each['server_cpu_ms_per_answer']:.2f}"]
-        for server in servers
-        for way, each in server.get("stub", {}).get("ways", {}).items()
-    ]  # fmt: skip
-    return _table(head, rows)
-
-
-def _quality_table(servers: Sequence[Result]) -> str:
-    head = ("same quality", "how", "PSNR dB", "ms", "CPU s an answer")
-    rows = [
-        [_title(server), _way(quality), f"{quality['psnr_db']:.2f}", f"{quality['answer_ms']:.0f}",
-         f"{quality['cpu_s_per_answer']:.4f}"]
-        for server in servers
-        for quality in [server["quality"]]
-    ]  # fmt: skip
-    return _table(head, rows)
-
-
-def _way(quality: Result) -> str:
-    return "posterior mean" if quality["strategy"] != "sample" else f"mean of {quality['members']}"
-
-
-def _bar_table(bars: Sequence[Result]) -> str:
-    rows = [[bar["measure"], _limit(bar), _value(bar)] for bar in bars]
-    return _table(("measure", "wanted", "measured"), rows)
-
-
-def _limit(bar: Result) -> str:
-    signs = (("≥", bar["at_least"]), ("≤", bar["at_most"]))
-    return ", ".join(f"{sign} {limit:g}" for sign, limit in signs if limit is not None) or "–"
-
-
-def _value(bar: Result) -> str:
-    if bar["value"] is None:
-        return "nothing to compare with **missed**"
-    return f"{bar['value']:.3g}" + ("" if bar["is_met"] else " **missed**")
-
-
-def _could_not(servers: Sequence[Result]) -> str:
-    lines = [f"- **{server['name']}**: {'; '.join(server['could_not'])}." for server in servers if server["could_not"]]
-    return "What the peers could not be set to do:\n\n" + "\n".join(lines)
-
-
-def _title(server: Result) -> str:
-    title = server["name"] if server["version"] is None else f"{server['name']} {server['version']}"
-    return f"{title} (appendix)" if server["is_appendix"] else title
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -7,10 +7,11 @@ import pytest
 
 from foreframe_engines import Bundle, builtin_bundle
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.cli import bench_scenarios
+from foreframe_server.cli import bench_http, bench_sheets
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
 from foreframe_server.opening import given
+from foreframe_server.reports.header import read_commit
 
 PATIENT = ("--max-lag-ms", 60_000)
 
@@ -62,10 +63,12 @@ def test_tables_name_parts_and_bars(run, address):
         assert word in result.stdout
 
 
-def test_without_an_address_a_server_is_started_for_the_run(run_json):
+def test_without_an_address_a_server_is_started_for_the_run_and_its_weights_named(run_json):
     load = ("--rate", 4, "--members", 1, "--steps", 1, "--seconds", 0.5)
     record = run_json("bench", "http", "constant", *load, *PATIENT)
     assert record["parts"][0]["summary"]["ok"] == 2
+    assert record["header"]["weights"]["digest"] == Bundle.open(builtin_bundle()).digest
+    assert (record["header"]["server"], record["header"]["commit"]) == (None, read_commit())
 
 
 def test_a_report_says_what_it_was_measured_on(run_json, address):
@@ -76,11 +79,17 @@ def test_a_report_says_what_it_was_measured_on(run_json, address):
     assert header["machine"]["total_cores"] > 0
     assert header["versions"]["numpy"]
     assert record["plan"]["rate_hz"] == 5
+    assert record["facts"]["exam"] is None  # it has another model than the bundle
+    assert header["commit"] is None
+    assert header["server_version"]
+    assert header["seeds"] == [0]
 
 
-def test_the_weights_of_a_server_started_for_the_run_are_named(run_json):
-    record = run_json("bench", "http", "constant", "--rate", 4, "--steps", 1, "--seconds", 0.5, *PATIENT)
-    assert record["header"]["weights"]["digest"] == Bundle.open(builtin_bundle()).digest
+def test_a_few_answers_are_checked_before_a_load(run_json, builtin_address):
+    load = ("--rate", 10, "--steps", 1, "--members", 2, "--seconds", 0.5)
+    record = run_json("bench", "http", "constant", "--url", builtin_address, *load, *PATIENT)
+    assert (record["facts"]["exam"]["clips"], record["facts"]["exam"]["parity_db"]) == (2, 100.0)
+    assert record["header"]["weights"]["digest"] is None  # the server does not tell it
 
 
 @pytest.mark.parametrize("scenario", ["single-stream", "server", "offline"])
@@ -95,15 +104,26 @@ def test_scenarios_check_answers_against_a_plain_loop(run_json, builtin_address,
     assert [part["summary"]["ok"] for part in record["parts"]] == [8, 8]
 
 
-def test_wrong_answers_make_a_run_say_nothing(run, builtin_address, monkeypatch):
+@pytest.mark.parametrize(
+    ("preset", "arguments"),
+    [
+        ("single-stream", ("--questions", 8, "--exam", 2)),
+        ("constant", ("--rate", 4)),
+        ("robots", ()),
+        ("overload", ()),
+        ("mix", ()),
+        ("poisson", ()),
+    ],
+)
+def test_wrong_answers_make_a_run_say_nothing(run, builtin_address, monkeypatch, preset, arguments):
     def spoil(engine, clip, ask):
         sheet = write_sheet(engine, clip, ask)
         return replace(sheet, answer=255 - sheet.answer)
 
-    write_sheet = bench_scenarios._write_sheet
-    monkeypatch.setattr(bench_scenarios, "_write_sheet", spoil)
-    load = ("--questions", 8, "--members", 1, "--steps", 1, "--exam", 2)
-    result = run("bench", "http", "single-stream", "--url", builtin_address, *load)
+    write_sheet = bench_sheets._write_sheet
+    monkeypatch.setattr(bench_sheets, "_write_sheet", spoil)
+    load = ("--members", 1, "--steps", 1, *arguments)
+    result = run("bench", "http", preset, "--url", builtin_address, *load)
     assert result.exit_code == 2
     assert "2 of 2 answers are wrong" in result.stderr
     assert result.stdout == ""
@@ -131,7 +151,8 @@ def test_quality_is_set_against_latency(run_json, builtin_address, tmp_path):
         (("cache", "--members", 4, "--known", 4), 2, "less than"),
     ],
 )
-def test_what_cannot_work_is_said_before_any_load(run, arguments, code, words):
+def test_what_cannot_work_is_said_before_any_load(run, arguments, code, words, monkeypatch):
+    monkeypatch.setattr(bench_http, "wait_until_ready", lambda address, patience_s: None)
     result = run("bench", "http", *arguments)
     assert result.exit_code == code
     assert words in result.stderr

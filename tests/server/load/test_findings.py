@@ -38,6 +38,21 @@ def test_a_report_is_json_with_its_bars_judged(record):
     assert [second["second"] for second in again["parts"][0]["seconds"]] == [0, 1]
 
 
+def test_a_run_without_an_answer_says_nothing(record):
+    refused = Part.of("all", [record(0, 5, "overloaded"), record(1, 5, "timeout")], 2.0)
+    answered = Part.of("later", [record(0, 5)], 2.0)
+    assert Findings("x", [refused]).faults == ["none of 2 questions were answered: overloaded, timeout"]
+    assert Findings("x", [refused, answered]).faults == []
+
+
+def test_seconds_are_compared_only_where_questions_were_paced(record):
+    records = [record(second, 5) for second in range(3)]
+    part = Part.of("all", records, 3.0)
+    assert not Findings("x", [part]).report({}).samples
+    (samples,) = Findings("x", [part], schedule=check_schedule(records, 10.0)).report({}).samples
+    assert samples.values == (5.0, 5.0, 5.0)
+
+
 def test_of_joined_findings_the_worst_schedule_stands_for_all(record):
     found = [
         Findings("x", facts={name: lag}, schedule=check_schedule([record(0, 50, lag_ms=lag)], 10.0))

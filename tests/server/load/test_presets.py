@@ -3,17 +3,18 @@
 import asyncio
 import os
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from foreframe_engines import ModelFault
 from foreframe_engines.testing import ToyRolloutEngine
-from foreframe_server.cli.bench_http_engine import run_job
+from foreframe_server.cli.bench_http_engine import list_sizes, run_job
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
 from foreframe_server.load.bench import Bench
 from foreframe_server.load.caching import CachePlan, count_computations, measure_cache
-from foreframe_server.load.door import Door, UnfitServer, open_client, open_door
+from foreframe_server.load.door import Door, UnfitServer, open_client, open_door, wait_until_ready
 from foreframe_server.load.fleet import FleetPlan, measure_fleet
 from foreframe_server.load.mixing import MixPlan, measure_mix, mix_trace
 from foreframe_server.load.overload import OverloadPlan, measure_overload
@@ -21,7 +22,7 @@ from foreframe_server.load.processes import NotStarted, running_redis
 from foreframe_server.load.records import UNREACHABLE
 from foreframe_server.load.redis_faults import FaultPlan, measure_redis_fault
 from foreframe_server.load.steady import PoissonPlan, measure_poisson
-from foreframe_server.load.throughput import ThroughputPlan, measure_throughput
+from foreframe_server.load.throughput import PlainLoop, ThroughputPlan, measure_throughput
 from foreframe_server.load.traces import Ask, constant
 from foreframe_server.opening import given
 from foreframe_server.settings import PREFIX
@@ -71,7 +72,7 @@ def test_refusals_and_broken_connections_are_replies_too(engine):
     async def ask(bench):
         (refused,) = await bench.play(constant(1, 1, Ask(steps=9999)))
         async with open_client("http://127.0.0.1:1") as nobody:
-            lost = await Door(nobody, bench.door.sizes, mark=0).prepare(constant(1, 1, Ask())[0])()
+            lost = await Door(nobody, bench.door.sizes).prepare(constant(1, 1, Ask())[0])()
         return refused.reply.code, lost.code
 
     assert measure(engine, ask) == ("invalid_request", UNREACHABLE)
@@ -143,20 +144,74 @@ def test_identical_questions_that_are_all_computed_are_caught(engine):
     assert computations == 5
 
 
-def test_throughput_is_that_of_the_rows_that_were_asked_for(engine):
-    widths = []
-    plan = ThroughputPlan(Ask(members=4, steps=3), askers=2, turn_s=0.2, turns=2)
+def test_throughput_is_held_against_the_rows_that_are_best_for_the_engine(engine):
+    ran = []
+    plan = ThroughputPlan(Ask(members=4, steps=3), askers=2, turn_s=0.2, turns=2, trial_s=0.1)
 
-    def run_engine(max_rows):
-        widths.append(max_rows)
-        return 1000.0
+    def run_engine(max_rows, duration_s):
+        ran.append((max_rows, duration_s))
+        return {1: 400.0, 2: 1000.0, 4: 700.0}[max_rows]
 
-    findings = measure(engine, lambda bench: measure_throughput(bench, plan, run_engine))
+    loop = PlainLoop((1, 2, 4), run_engine)
+    findings = measure(engine, lambda bench: measure_throughput(bench, plan, loop))
     rates = [12 * part.summary.ok / part.duration_s for part in findings.parts]
     assert findings.facts["server_rows_per_s"] == pytest.approx(rates, rel=0.01)
     assert findings.bars[0].value == pytest.approx(sum(rates) / 2000, rel=0.01)
-    assert len(widths) == 2
-    assert all(1 <= width <= 8 for width in widths)
+    assert ran == [(1, 0.1), (2, 0.1), (4, 0.1), (2, 0.2), (2, 0.2)]
+    assert findings.facts["engine_rows_per_forward"] == 2
+    assert len(findings.bars[0].rounds) == 2
+
+
+@pytest.mark.parametrize(("members", "sizes"), [(1, [1]), (3, [1, 2, 3]), (4, [1, 2, 4]), (20, [1, 2, 4, 8])])
+def test_the_plain_loop_tries_the_models_sizes_up_to_a_whole_job(members, sizes):
+    assert list_sizes((1, 2, 4, 8), members) == sizes
+
+
+@pytest.mark.parametrize("name", ["poisson", "overload", "mix", "rate"])
+def test_a_server_that_answers_nothing_has_no_capacity(engine, name):
+    ask = Ask(steps=9999)
+    work = {
+        "poisson": lambda bench: measure_poisson(bench, PoissonPlan(ask, capacity_s=0.1)),
+        "overload": lambda bench: measure_overload(bench, OverloadPlan(ask, capacity_s=0.1)),
+        "mix": lambda bench: measure_mix(bench, MixPlan(Ask(steps=2), ask)),
+        "rate": lambda bench: bench.measure_rate(ask, askers=2, duration_s=0.1),
+    }
+    with pytest.raises(UnfitServer, match=r"none of .* were answered: invalid_request"):
+        measure(engine, work[name])
+
+
+def test_how_much_a_server_can_do_moves_no_later_question(engine):
+    async def work(bench):
+        await bench.measure_rate(Ask(steps=1), askers=2, duration_s=0.1)
+        return bench.new_content()
+
+    assert measure(engine, work) == measure(engine, work)
+
+
+def test_a_server_that_is_not_ready_is_waited_for():
+    statuses = [200, 503, 503]
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(statuses.pop())
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            wait_until_ready(f"http://127.0.0.1:{server.server_port}", 10)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert statuses == []
+
+
+def test_nobody_is_waited_for_no_longer_than_said():
+    wait_until_ready("http://127.0.0.1:1", 0)
 
 
 def test_the_plain_loop_steps_every_row_once_and_no_wider_than_said(engine, make_query):

@@ -11,7 +11,7 @@ HEADER = Header(
     taken_at="2026-01-01T00:00:00+00:00",
     commit="abc",
     weights=Weights("toy", "1", "digest"),
-    machine=Machine("two cores", "Linux", 2, 0.5, [{"name": "GPU X", "pstate": "P0"}]),
+    machine=Machine("two cores", "Linux", 2, (0, 1), 0.5, [{"name": "GPU X", "pstate": "P0"}]),
     versions={"python": "3.11"},
     seeds=(7,),
 )

@@ -1,6 +1,7 @@
 """Where a report was measured is read from this machine."""
 
 import json
+import os
 import subprocess
 
 from foreframe_server.reports.header import Header, Weights, read_commit
@@ -31,4 +32,11 @@ def test_a_header_is_json_with_versions_and_seeds():
     record = json.loads(json.dumps(Header.now(Weights("m", "1", None), (3,)).record(), allow_nan=False))
     assert record["weights"] == {"model": "m", "revision": "1", "digest": None}
     assert record["seeds"] == [3]
+    assert record["machine"]["cores"] == sorted(os.sched_getaffinity(0))
+    assert record["commit"] == read_commit()
     assert {"python", "numpy", "onnxruntime"} <= set(record["versions"])
+
+
+def test_the_commit_of_a_server_elsewhere_is_not_this_programs():
+    header = Header.now(None, (), "http://robot:8000", "1.2.3")
+    assert (header.commit, header.server, header.server_version) == (None, "http://robot:8000", "1.2.3")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from peers.hosting import stub, wire
@@ -32,8 +33,8 @@ class Place:
 class Hosted:
     """A model behind bytes."""
 
-    unpack: Callable[[bytes], object]
-    predict: Callable[[Sequence[object]], list[np.ndarray]]
+    unpack: Callable[[bytes], Any]
+    predict: Callable[[Sequence[Any]], list[np.ndarray]]
 
 
 def open_hosted() -> Hosted:

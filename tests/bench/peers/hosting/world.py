@@ -10,6 +10,7 @@ import numpy as np
 from peers.hosting.wire import WorldRequest
 
 from foreframe_engines import Bundle, StepRow, builtin_bundle
+from foreframe_engines.bundle import GRAPHS
 from foreframe_engines.engine import RolloutEngine
 from foreframe_engines.ensemble import mean_frames
 from foreframe_engines.noise import member_noise
@@ -19,7 +20,6 @@ from foreframe_engines.schedule import get_schedule
 from foreframe_engines.types import NoisePlan
 
 ROWS, LANES = "rows", "lanes"
-_GRAPHS = ("encode", "condition", "step", "decode")
 
 
 def open_engine(arrangement: str, num_threads: int) -> RolloutEngine:
@@ -31,7 +31,7 @@ def open_engine(arrangement: str, num_threads: int) -> RolloutEngine:
     bundle = Bundle.open(builtin_bundle())
     if arrangement == LANES:
         return open_rollout_engine(bundle, num_threads=num_threads)
-    sessions = {graph: OrtSession(bundle.graph(graph), num_threads=num_threads) for graph in _GRAPHS}
+    sessions = {graph: OrtSession(bundle.graph(graph), num_threads=num_threads) for graph in GRAPHS}
     return GraphRolloutEngine(bundle.contract, sessions, buckets=bundle.contract.buckets)
 
 
