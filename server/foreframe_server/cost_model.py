@@ -12,7 +12,7 @@ _QUANTILE = 0.75
 _STEP = 0.05
 _ERROR_SMOOTHING = 0.05
 _KNEE_SHARE = 0.9
-_ROOMY_S = 0.04
+_ROOMY_S = 0.05
 """What a forward may take where nobody waits for its end: what each costs beside its rows is then a small share."""
 
 
@@ -61,11 +61,12 @@ class CostModel:
 
     @property
     def roomy_rows(self) -> int:
-        """The most rows of a forward where nobody waits for its end: several times `max_rows`, or as many."""
+        """The rows of a forward where nobody waits for its end: those of a larger bucket, or `max_rows`."""
         forward_s = self.step_s(self.max_rows)
         if self._fixed_rows is not None or forward_s <= 0:
             return self.max_rows
-        return max(self.max_rows, min(self.max_rows * int(_ROOMY_S / forward_s), self._buckets[-1]))
+        most = self.max_rows * _ROOMY_S / forward_s
+        return max((rows for rows in self._buckets if self.max_rows < rows <= most), default=self.max_rows)
 
     def turn_members(self, frames: int, *, is_roomy: bool) -> int:
         """Return how many members of so many frames to decode before others have a turn; at least one."""

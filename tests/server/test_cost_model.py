@@ -55,7 +55,7 @@ def test_a_start_beside_others_leaves_no_lane_idle():
 
 @pytest.mark.parametrize(
     ("forward_s", "fixed", "roomy_rows"),
-    [(0.015, None, 4), (0.009, None, 8), (0.001, None, 8), (0.03, None, 2), (0.2, None, 2), (0.015, 2, 2)],
+    [(0.015, None, 4), (0.012, None, 8), (0.001, None, 8), (0.03, None, 2), (0.2, None, 2), (0.015, 2, 2)],
     ids=["a few", "more", "at most the largest size", "one", "a slow device", "a fixed size"],
 )
 def test_where_nobody_waits_forwards_are_longer(forward_s, fixed, roomy_rows):

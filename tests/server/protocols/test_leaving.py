@@ -37,7 +37,10 @@ POLICY = {
     "state": RNG.normal(size=(4, 3)),
     "actions": RNG.normal(size=(8, 3)),
 }
-UPLOAD = b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n{"
+UPLOAD = (
+    b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 9999\r\n\r\n{"
+)
 
 
 class Served:
