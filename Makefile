@@ -30,10 +30,10 @@ chaos: .venv/dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m long
 	PYTHONPATH=tests/chaos OMP_NUM_THREADS=1 .venv/bin/python -m harness --docs docs
 
-# foreframe beside other servers on the same work; each gets an environment of its own. What is not installed or measured
-# yet is; ARGS='--only mosec --again' and so on. On a quiet machine, in about 15 minutes.
+# foreframe beside other servers on the same work, each in an environment of its own; writes docs/peers.md. What is not
+# installed or measured yet is; ARGS='--only mosec --again' and so on. On a quiet machine, in about 15 minutes.
 peers: .venv/dev
-	PYTHONPATH=tests/bench .venv/bin/python -m peers --out docs/results/peers.json $(ARGS)
+	PYTHONPATH=tests/bench .venv/bin/python -m peers --out docs/results/peers.json --markdown docs/peers.md $(ARGS)
 
 check: .venv/dev
 	.venv/bin/mypy

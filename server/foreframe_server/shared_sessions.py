@@ -51,7 +51,6 @@ class SharedSessions:
         self._waiting[name] = session
         if name not in self._writing:
             self._writing[name] = asyncio.create_task(self._write(name))
-            self._writing[name].add_done_callback(lambda _: self._writing.pop(name, None))
 
     async def get(self, session_id: str) -> Session | None:
         """Read a session; None when it is not there, is broken, or belongs to another model."""
@@ -85,16 +84,23 @@ class SharedSessions:
         await self._link.close()
 
     async def _write(self, name: str) -> None:
-        while name in self._waiting:
-            session = self._waiting.pop(name)
-            if not self._link.can_call():
-                continue
-            blob = await asyncio.to_thread(encode_session_blob, session, self._secret, self._fingerprint)
-            if len(blob) > self._max_blob_bytes:
-                self._metrics.count_session("not_shared")
-                continue
-            reply = await self._link.call("SET", _name(name), blob, "PX", max(1, int(1000 * session.ttl_s)))
-            self._metrics.count_session("shared" if reply.is_answer else "not_shared")
+        try:
+            while name in self._waiting:
+                await self._write_once(self._waiting.pop(name))
+        finally:
+            # At once, not in a callback: whoever puts a session in between would believe that it is being written.
+            self._writing.pop(name, None)
+
+    async def _write_once(self, session: Session) -> None:
+        if not self._link.can_call():
+            return
+        blob = await asyncio.to_thread(encode_session_blob, session, self._secret, self._fingerprint)
+        if len(blob) > self._max_blob_bytes:
+            self._metrics.count_session("not_shared")
+            return
+        ttl_ms = max(1, int(1000 * session.ttl_s))
+        reply = await self._link.call("SET", _name(session.session_id), blob, "PX", ttl_ms)
+        self._metrics.count_session("shared" if reply.is_answer else "not_shared")
 
 
 def _name(session_id: str) -> bytes:

@@ -1,5 +1,8 @@
 """What counts as a robot's answer."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 from peers.goodput import count
 from peers.plan import PLANNER, Plan, known_questions, mixed_trace, offered_load
@@ -29,6 +32,7 @@ def test_whole_degraded_late_and_missing_answers_are_told_apart():
     assert (found.robots_asked, found.planners_asked, found.planners_answered) == (5, 1, 1)
     assert found.degraded_members == 7
     assert found.refusals == {"overloaded": 1}
+    assert json.loads(json.dumps(asdict(found)))["refusals"] == {"overloaded": 1}
 
 
 @pytest.mark.parametrize("load", [0.6, 0.9, 1.2])

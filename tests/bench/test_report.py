@@ -73,6 +73,8 @@ def test_plain_passes_are_a_measure_of_their_own():
 
 def test_the_tables_say_what_peers_could_not_do_and_what_was_not_measured():
     text = tables(RESULTS | {"mosec-plain": PLAIN}, {"bentoml": "bentoml cannot be installed: why"})
+    assert text.startswith("# Beside other servers\n")
+    assert "two cores of a processor" in text.replace("\n", " ")
     assert "| foreframe | MessagePack | 6.00 |" in text
     assert "| 93% (main) | foreframe | 400 / 480 | 4.00 | 7 · 1 · 1 | 2 of 2 |" in text
     assert "mosec on plain ONNX Runtime, members as one batch | raw bytes | 3.00 | – |" in text
@@ -92,4 +94,5 @@ def test_a_row_is_marked_where_the_machine_was_not_the_same():
 
 def tables(results, missing):
     plan = Plan(answer_s=0.2, arrangement="lanes").record()
-    return write_markdown(write_record(results, list_passes(catalogue()), missing, {"plan": plan, "commit": "c"}))
+    facts = {"plan": plan, "commit": "c", "machine": "a processor"}
+    return write_markdown(write_record(results, list_passes(catalogue()), missing, facts))

@@ -11,7 +11,7 @@ from foreframe_engines import EnsembleSpec
 from foreframe_server.calls import CachePolicy
 from foreframe_server.errors import Gone, StepOutOfOrder
 from foreframe_server.metrics import Metrics
-from foreframe_server.redis_link import RedisLink, connect_redis
+from foreframe_server.redis_link import Outcome, RedisLink, Reply, connect_redis
 from foreframe_server.session_blob import CorruptSession, decode_session_blob, encode_session_blob
 from foreframe_server.session_service import SessionService
 from foreframe_server.session_store import SessionLimits, SessionStore
@@ -47,6 +47,24 @@ def replica(running):
                 await service.close()
 
     return serve
+
+
+class Shelf:
+    """A Redis in this process; what is to happen next after a first write happens before anything else does."""
+
+    def __init__(self):
+        self.blobs = []
+        self.on_written = None
+
+    def can_call(self):
+        return True
+
+    async def call(self, *command):
+        await asyncio.sleep(0)
+        self.blobs.append(command[2])
+        if len(self.blobs) == 1:
+            asyncio.get_running_loop().call_soon(self.on_written)
+        return Reply(Outcome.ANSWERED, b"OK")
 
 
 def tell(story):
@@ -163,6 +181,20 @@ class TestBlob:
         assert read.last.ask.is_like(session.last.ask)
         assert np.array_equal(read.last.answer.prediction.members, session.last.answer.prediction.members)
         assert not read.context.frames.flags.writeable
+
+    def test_what_is_put_the_moment_a_write_has_ended_is_written_too(self, session):
+        async def story():
+            shelf = Shelf()
+            shared = SharedSessions(shelf, Metrics(), secret=SECRET, fingerprint="toy")
+            later = replace(session, step_id=2)
+            shelf.on_written = lambda: shared.put_soon(later)
+            shared.put_soon(session)
+            await shared.settle()
+            await shared.settle()
+            return shelf.blobs
+
+        *_, last = tell(story)
+        assert decode_session_blob(session.session_id, last, SECRET, "toy").step_id == 2
 
     def test_every_changed_byte_is_found(self, session):
         blob = encode_session_blob(session, SECRET, "toy")

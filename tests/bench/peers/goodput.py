@@ -48,7 +48,7 @@ def count(records: Sequence[Record], duration_s: float) -> Goodput:
         unanswered=sum(not record.reply.is_ok for record in robots),
         goodput_per_s=round(whole / duration_s, 4),
         with_degraded_per_s=round(len(timely) / duration_s, 4),
-        refusals=Counter(record.reply.code for record in robots if not record.reply.is_ok),
+        refusals=dict(Counter(record.reply.code for record in robots if not record.reply.is_ok)),
         robots_ms=Percentiles.of(record.latency_ms for record in robots if record.reply.is_ok),
         degraded_members=_mean([record.reply.members for record in degraded]),
         planners_asked=sum(record.arrival.group == PLANNER for record in records),

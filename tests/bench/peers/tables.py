@@ -7,6 +7,13 @@ from peers.passes import AGAIN, PLAIN
 from peers.plan import MAIN_LOAD
 
 Result: TypeAlias = Mapping[str, Any]
+_HEAD = """# Beside other servers
+
+`make peers` hosts one bundle in foreframe and in other servers, each as its users would, with its own dynamic batching
+on and its best wire format; asks all of them the same questions; checks that their answers are equal; and writes this
+page. The numbers are those of [the last run](results/peers.json), the servers on two cores of {machine}, what asks on
+two others. How it is measured stands below the tables.
+"""
 _RULE = """
 Robots ask {rate_hz:g} times a second for {members} members with a deadline of {deadline_ms} ms, planners for
 {bulk_members} at random times; together they ask for {offered} of what the engine can do in process. Goodput counts the
@@ -37,11 +44,18 @@ def write_markdown(record: Result) -> str:
     servers = record["servers"]
     whole = [server for server in servers if server["kind"] != PLAIN]
     parts = [
-        _world_table(servers),
-        _load_table(whole),
-        _stub_table(servers),
-        _quality_table(whole),
+        _HEAD.format(machine=record["machine"]).strip(),
+        "## What it comes to",
         _bar_table(record["bars"]),
+        "## Eight members",
+        _world_table(servers),
+        "## Robots and planners",
+        _load_table(whole),
+        "## The door alone",
+        _stub_table(servers),
+        "## The same quality",
+        _quality_table(whole),
+        "## How it is measured",
         _could_not([server for server in servers if not server["kind"]]),
         *_not_measured(record["not_measured"]),
         *_remarks(record),

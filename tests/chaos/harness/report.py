@@ -99,7 +99,8 @@ def _tell(name: str, place: int, check: Mapping) -> str:
     value = check["value"]
     told = "not measured" if value is None else _claim(value, f"scenarios.{name}.checks.{place}.value")
     missed = "" if check["is_met"] else " **missed**"
-    return f"{WORDS.get(check['measure'], check['measure'].replace('_', ' '))} {told} ({check['limit']}){missed}"
+    measure = WORDS.get(check["measure"], check["measure"].removeprefix("num_").replace("_", " "))
+    return f"{measure} {told} ({check['limit']}){missed}"
 
 
 def _claim(value: float, path: str) -> str:

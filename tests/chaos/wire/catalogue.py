@@ -47,9 +47,7 @@ def _fuzzes(is_full: bool) -> list[Scenario]:
 
 
 def _schema(is_full: bool) -> list[Scenario]:
-    terms = (
-        {"examples": 500, "phases": "coverage,fuzzing,stateful"} if is_full else {"examples": 2, "phases": "fuzzing"}
-    )
+    terms = {"examples": 60, "phases": "coverage,fuzzing,stateful"} if is_full else {"examples": 2, "phases": "fuzzing"}
     return [
         Scenario(
             "schema_fuzz", "Good and bad cases drawn from the OpenAPI document, with the checks of a schema fuzzer",
