@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from foreframe_server.entry import CacheKey
 from foreframe_server.metrics import Metrics
@@ -24,6 +25,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "best_lag" in getattr(item, "fixturenames", ()):
             item.add_marker("alone")
+
+
+@pytest.fixture(autouse=True)
+def _own_logging(monkeypatch):
+    """Let a command that is run in this process say how it logs, but not to the tests that read lines after it."""
+    configure = structlog.configure
+    monkeypatch.setattr(
+        structlog, "configure", lambda **terms: configure(**{**terms, "cache_logger_on_first_use": False})
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session", autouse=True)

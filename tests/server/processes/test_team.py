@@ -167,6 +167,19 @@ def test_a_crash_loop_in_work_makes_the_team_unready_and_calls_end_at_once(make_
     assert not team.is_ready
 
 
+def test_a_model_in_a_crash_loop_leaves_the_others_alone(make_team, make_row, wait_live, context):
+    broken, sound = (make_team(process_toys.open_rollout) for _ in range(2))
+    engine, other = (team.opened(0).rollout for team in (broken, sound))
+    expected, row = other.encode(context).tobytes(), make_row(engine, process_toys.DIE)
+    for _ in range(3):
+        wait_live(broken, 1)
+        with pytest.raises(EngineLost):
+            engine.step([row])
+        assert other.encode(context).tobytes() == expected
+    assert (broken.is_ready, sound.is_ready) == (False, True)
+    assert other.encode(context).tobytes() == expected
+
+
 def test_another_model_than_at_the_start_is_not_served(make_team, make_row, restarted, tmp_path):
     name = tmp_path / "name"
     name.write_text("one")
