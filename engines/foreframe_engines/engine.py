@@ -28,8 +28,11 @@ class RolloutEngine(Protocol):
     contract: Contract
     determinism: str
     """What equal queries may count on: `bitwise` (equal bytes whatever shares a step), `bucketed` or `tolerance`."""
-    num_lanes: int
-    """How many forwards run side by side: a step of fewer rows leaves some of the device idle."""
+
+    @property
+    def num_lanes(self) -> int:
+        """How many forwards run side by side: a step of fewer rows leaves some of the device idle."""
+        ...
 
     def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t c y x"]:
         """Encode context frames (RGB 0..255) into clean latents."""

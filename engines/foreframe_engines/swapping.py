@@ -86,7 +86,6 @@ class SwappingRolloutEngine:
         self.contract: Contract = fallback.contract
         # Equal queries may be answered by either engine.
         self.determinism = weaker(fallback.determinism, "tolerance")
-        self.num_lanes = fallback.num_lanes
         self.handover = Handover(Stage.PREPARING)
         self._prepare, self._tolerance, self._on_end = prepare, tolerance, on_end
         self._current = _Lease(fallback)
@@ -102,6 +101,12 @@ class SwappingRolloutEngine:
         """Wait until the better engine serves or is refused, and say which."""
         self._thread.join(timeout_s)
         return self.handover
+
+    @property
+    def num_lanes(self) -> int:
+        """How many forwards the engine that serves now runs side by side."""
+        with self._leased() as engine:
+            return engine.num_lanes
 
     def encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t c y x"]:
         """Encode context frames (RGB 0..255) into clean latents."""

@@ -38,9 +38,8 @@ class CostModel:
     for: the fewest, but one for each lane, whose rows a second come within 10 % of the best.
     """
 
-    def __init__(self, buckets: Sequence[int], *, max_rows: int | None = None, num_lanes: int = 1) -> None:
+    def __init__(self, buckets: Sequence[int], *, max_rows: int | None = None) -> None:
         self._buckets = tuple(buckets)
-        self._least_rows = min(num_lanes, self._buckets[-1])
         self._fixed_rows = max_rows
         self._steps: dict[int, SlowQuantile] = {}
         self._prepare = SlowQuantile()
@@ -90,7 +89,7 @@ class CostModel:
     def known(self) -> Iterator[tuple[str, int, SlowQuantile]]:
         """Tell each kind of work, `prepare`, `frame` or `step`, with its rows, and what it takes."""
         yield from (("prepare", 1, self._prepare), ("frame", 1, self._frame))
-        # Larger forwards were timed at the start alone, when nothing else ran.
+        # Larger forwards are no plan: they run where nobody waits.
         yield from (("step", rows, seconds) for rows, seconds in sorted(self._steps.items()) if rows <= self.max_rows)
 
     def forget(self) -> None:
@@ -98,15 +97,16 @@ class CostModel:
         self._steps.clear()
         self._prepare, self._frame = SlowQuantile(), SlowQuantile()
 
-    def fit(self, seconds: Mapping[int, float]) -> None:
-        """Start from what a forward of each size took in a warm-up."""
+    def fit(self, seconds: Mapping[int, float], *, num_lanes: int = 1) -> None:
+        """Start from what a forward of each size took in a warm-up, on so many lanes."""
         for rows, value in seconds.items():
             self._steps[rows] = SlowQuantile(value)
         if self._fixed_rows is None:
             rates = {rows: rows / value for rows, value in seconds.items() if value > 0}
             best = max(rates.values(), default=0.0)
             worthwhile = [rows for rows, rate in rates.items() if rate >= _KNEE_SHARE * best]
-            self.max_rows = max(self._least_rows, min(worthwhile, default=self.max_rows))
+            least = min(num_lanes, self._buckets[-1])  # fewer were timed beside something else
+            self.max_rows = max(least, min(worthwhile, default=self.max_rows))
 
     def observe_step(self, rows: int, seconds: float) -> None:
         """Learn from one forward."""

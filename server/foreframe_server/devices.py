@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from foreframe_engines.engine import RolloutEngine
 from foreframe_server.budgets import Budgets
 from foreframe_server.cost_model import CostModel
 from foreframe_server.device import DeviceThread
@@ -157,7 +156,7 @@ def _build_workers(
     workers = tuple(
         EngineWorker(
             engines.rollout,
-            _build_scheduler(limits, engines.rollout, charge),
+            _build_scheduler(limits, engines, charge),
             metrics,
             quarantine=quarantine,
             is_engine_up=opened.is_up,
@@ -174,9 +173,9 @@ def _join(workers: Sequence[PartWorker]) -> Workers | None:
     return workers[0] if len(workers) == 1 else WorkerPool(workers, time.monotonic)
 
 
-def _build_scheduler(limits: SchedulerSettings, engine: RolloutEngine, charge: Charge) -> Scheduler:
+def _build_scheduler(limits: SchedulerSettings, engines: OpenedEngines, charge: Charge) -> Scheduler:
     return Scheduler(
-        CostModel(engine.contract.buckets, max_rows=limits.max_rows, num_lanes=engine.num_lanes),
+        CostModel(engines.contract.buckets, max_rows=limits.max_rows),
         max_pending_s=limits.max_pending_s,
         bulk_share=limits.bulk_share,
         budgets=Budgets(limits.key_budget, limits.key_burst_s, charge),

@@ -74,6 +74,12 @@ class Scheduler:
         """Predicted seconds of the work that waits."""
         return sum(self._work_s(job) for job in self._jobs.values())
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether nobody waits for the end of a forward: no job has a deadline, and each fills a long one."""
+        rows = self.cost.roomy_rows
+        return all(job.deadline_s is None and job.num_unfinished >= rows for job in self._jobs.values())
+
     def add(self, job: Job, now: float) -> None:
         """Admit a job; of a stream only the newest lives on, which may be one that was admitted before.
 
@@ -167,13 +173,8 @@ class Scheduler:
         if first is not None:
             yield first
             company = (row for row in rows if can_share(first.job, row.job))
-            yield from islice(company, self._num_rows() - 1)
-
-    def _num_rows(self) -> int:
-        """Return how many rows the next forward has: more where nobody waits for its end."""
-        roomy = self.cost.roomy_rows
-        is_roomy = all(job.deadline_s is None and job.num_unfinished >= roomy for job in self._jobs.values())
-        return roomy if is_roomy else self.cost.max_rows
+            num_rows = self.cost.roomy_rows if self.is_roomy else self.cost.max_rows
+            yield from islice(company, num_rows - 1)
 
     def _mix(self, now: float) -> Iterator[Row]:
         """Yield all rows that wait, from class to class by weight."""

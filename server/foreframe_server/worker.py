@@ -123,7 +123,7 @@ class EngineWorker(DeviceThread):
         """
         seconds = await self.run(partial(patiently, self._measure_costs))
         with self.wake:
-            self._cost.fit(seconds)
+            self._cost.fit(seconds, num_lanes=self._engine.num_lanes)
         self.determinism = weaker(
             self._engine.determinism, await self.run(partial(patiently, self._measure_determinism))
         )
@@ -372,19 +372,17 @@ class EngineWorker(DeviceThread):
             ticket.batch_rows.append(len(batch.rows))
         with self.wake:
             whole = self._scheduler.settle(batch, results, self.clock())
+            is_roomy = self._scheduler.is_roomy
             ended = self._take_ended()
         unanswered = {each.ticket.job.id for each in ended if not each.outcome.has_answer}
         for job_id, ticket in tickets.items():
             members = [row.member for row in whole if row.job.id == job_id]
             if members and job_id not in unanswered:
-                self._decodings.put(ticket, members, self._turn_members(ticket.job))
+                frames = len(ticket.job.query.frame_indices)
+                self._decodings.put(ticket, members, self._cost.turn_members(frames, is_roomy=is_roomy))
             elif any(row.member is ticket.job.members[0] for row in batch.rows):
                 self._finisher.tell_estimate(ticket)
         self._deliver(ended)
-
-    def _turn_members(self, job: Job) -> int:
-        """Return how many members to decode before others have a turn: what a forward would take as long as."""
-        return self._cost.turn_members(len(job.query.frame_indices), is_roomy=job.deadline_s is None)
 
     def _decode(self, decoding: Decoding) -> None:
         ticket = decoding.ticket

@@ -45,11 +45,13 @@ def test_forwards_are_as_small_as_the_best_rate_allows(seconds, max_rows):
 
 def test_a_start_beside_others_leaves_no_lane_idle():
     busy = {1: 0.0107, 2: 0.0213, 4: 0.0427}
-    cost = CostModel(BUCKETS, num_lanes=2)
-    cost.fit(busy)
+    cost = CostModel(BUCKETS)
+    cost.fit(busy, num_lanes=2)
     assert cost.max_rows == 2
-    cost = CostModel((1,), num_lanes=2)
-    cost.fit({1: 0.01})
+    cost.fit(busy, num_lanes=1)
+    assert cost.max_rows == 1, "another engine has taken over"
+    cost = CostModel((1,))
+    cost.fit({1: 0.01}, num_lanes=2)
     assert cost.max_rows == 1
 
 
@@ -70,9 +72,10 @@ def test_members_are_decoded_for_about_as_long_as_a_forward_takes():
     cost.fit(TWO_LANES)
     cost.observe_decode(1, 0.05)
     assert [cost.turn_members(frames, is_roomy=False) for frames in (1, 2, 8)] == [2, 1, 1]
+    cost = CostModel(BUCKETS)
     cost.fit({1: 0.015, 2: 0.015, 4: 0.03})
-    cost.observe_decode(1, 0.002)
-    assert cost.turn_members(1, is_roomy=True) >= cost.turn_members(1, is_roomy=False)
+    cost.observe_decode(8, 0.016)
+    assert [cost.turn_members(8, is_roomy=is_roomy) for is_roomy in (False, True)] == [1, 3]
 
 
 def test_a_fixed_size_stays_whatever_is_measured():

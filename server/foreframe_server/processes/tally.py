@@ -14,7 +14,7 @@ class Tally:
     @classmethod
     def create(cls) -> Self:
         """Make one that stands at zero. Raises OSError when the system refuses it."""
-        return cls(os.eventfd(0, os.EFD_NONBLOCK))
+        return cls(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
 
     def add(self) -> None:
         """Count one more."""

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from contextlib import closing
@@ -18,6 +19,10 @@ def test_what_was_counted_is_taken_once(tally):
     for _ in range(3):
         tally.add()
     assert (tally.take(), tally.take()) == (3, 0)
+
+
+def test_other_programs_do_not_inherit_it(tally):
+    assert not os.get_inheritable(tally.fd)
 
 
 def test_the_count_outlives_whoever_counted(tally):
