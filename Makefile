@@ -10,7 +10,7 @@ OPENPI = openpi-client==0.1.2 numpy==1.26.4 dm-tree==0.1.10 msgpack==1.2.4 pillo
 # Tests start hundreds of interpreters, and each would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test chaos check lint serve clean lock audit sbom peers docs
+.PHONY: demo test together chaos check lint serve clean lock audit sbom peers docs
 
 demo: .venv/serving
 	.venv/bin/foreframe demo
@@ -18,10 +18,21 @@ demo: .venv/serving
 serve: .venv/serving
 	.venv/bin/foreframe serve
 
+# Files with tests that run alone: reading all others takes longer than some of these tests.
+ALONE = $(shell grep -rlE 'best_lag|mark\.alone' tests --include='test_*.py')
+
+# First what measures times and memory, in one process with nothing beside it; then everything else, with the types.
+# pip compiles nothing, since most of what it installs is never imported; the rest is compiled as it is.
+test: export PIP_COMPILE = 0
+test:
+	mkdir -p .venv
+	$(MAKE) --jobs 2 lint .venv/openpi
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m alone $(ALONE)
+	$(MAKE) --jobs 2 check together
+
 # A process for each core, three or four, each with whole files and one thread: two cores are busy while one waits for
-# servers. Files come by name, since those with the most tests are not the longest. What measures times comes first.
-test: lint check .venv/openpi
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m alone
+# servers. Files come by name, since those with the most tests are not the longest.
+together: .venv/dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m 'not alone and not long' --numprocesses $(NUM_TESTERS) \
 		--dist loadfile --no-loadscope-reorder
 
@@ -37,7 +48,8 @@ peers: .venv/dev
 
 check: .venv/dev
 	.venv/bin/mypy
-	cd docs/site && ../../.venv/bin/mypy --config-file ../../pyproject.toml conf.py api_page.py
+	cd docs/site && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache conf.py \
+		api_page.py
 	PYTHONPATH=engines:server:clients/python .venv/bin/lint-imports
 
 # The pages as a site in dist/site; a link that leads nowhere stops it.

@@ -1,9 +1,14 @@
 """A Redis of the tests' own, caches on it, and which tests run by themselves."""
 
+import fcntl
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +23,17 @@ from foreframe_server.redis_tier import RedisTier
 SECRET = b"s" * 32
 # A healthy Redis is given time, because these tests share their machine; a broken one gets the default 20 ms.
 HEALTHY_TIMEOUT_S = 5.0
+ALONE_WORDS = r"best_lag|mark\.alone"
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what measures the event loop's standstill: `make test` runs it by itself."""
+    """Mark what measures the event loop's standstill: `make test` runs it by itself, and finds it by words."""
     for item in items:
         if "best_lag" in getattr(item, "fixturenames", ()):
             item.add_marker("alone")
+    for path in {item.path for item in items if item.get_closest_marker("alone")}:
+        if not re.search(ALONE_WORDS, path.read_text(encoding="utf-8")):
+            raise pytest.UsageError(f"{path} runs alone and says none of {ALONE_WORDS}: the Makefile would not find it")
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +53,25 @@ def _own_state(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Let one of the processes that run the tests fill a folder; the others wait for it. No test may change it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def build(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / f"built-{name}"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                unfinished = Path(tempfile.mkdtemp(dir=shared))
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return build
 
 
 def find_redis_server() -> str:

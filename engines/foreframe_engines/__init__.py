@@ -12,8 +12,6 @@ from foreframe_engines.bundle import (
 )
 from foreframe_engines.calibration import (
     Calibration,
-    Surprise,
-    calibrate,
     calibration_from_json,
     calibration_to_json,
 )
@@ -53,6 +51,8 @@ from foreframe_engines.rollout import GraphRolloutEngine, open_rollout_engine
 from foreframe_engines.sampling import sample
 from foreframe_engines.schedule import get_schedule, num_steps
 from foreframe_engines.selftest import measure_determinism
+from foreframe_engines.spread import Judgement, MeasuredSpread, SpreadCalibration, calibrate_scales
+from foreframe_engines.surprise import Surprise, SurpriseCalibration, calibrate_surprise
 from foreframe_engines.types import (
     CameraSpec,
     Conditioning,
@@ -99,8 +99,10 @@ __all__ = [
     "GraphRolloutEngine",
     "GridScore",
     "GridScores",
+    "Judgement",
     "LikelihoodEngine",
     "LikelihoodGraphName",
+    "MeasuredSpread",
     "MemoryShape",
     "ModelFault",
     "Nats",
@@ -115,11 +117,13 @@ __all__ = [
     "SamplerSpec",
     "Sampling",
     "ShapeMismatch",
+    "SpreadCalibration",
     "StateSchema",
     "StateStatistics",
     "StepRow",
     "Strategy",
     "Surprise",
+    "SurpriseCalibration",
     "TokenContext",
     "TokenHistory",
     "TokenRow",
@@ -128,7 +132,8 @@ __all__ = [
     "TopKDefinition",
     "bits_map",
     "builtin_bundle",
-    "calibrate",
+    "calibrate_scales",
+    "calibrate_surprise",
     "calibration_from_json",
     "calibration_to_json",
     "contract_from_json",

@@ -2,7 +2,7 @@
 
     manifest.json                         {"format": ..., "files": {name: {"sha256": ..., "size": ...}}}
     contract.json stats.json              what the model takes and gives, and what its training states were
-    calibration.json                      optional: what surprise is usual, of a likelihood model
+    calibration.json                      optional: what spread and what surprise are usual
     *.onnx *.safetensors README.md ...    graphs, weights, whatever else the manifest lists
 
 No links, no folders inside, no file that the manifest does not list. Every file is opened once: what was hashed and
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from foreframe_engines.array_file import check_arrays
-from foreframe_engines.calibration import CALIBRATION, Calibration, calibration_from_json
+from foreframe_engines.calibration import CALIBRATION, UNCALIBRATED, Calibration, calibration_from_json
 from foreframe_engines.contract_json import (
     ContractFile,
     GraphFiles,
@@ -90,7 +90,7 @@ class Bundle:
     digest: str
     files: Mapping[str, BundleFile]
     checked: Mapping[str, StoredGraph]
-    calibration: Calibration | None = None
+    calibration: Calibration = UNCALIBRATED
 
     @classmethod
     def open(cls, path: Path) -> "Bundle":
@@ -284,12 +284,17 @@ def _check_graph_files(content: _Content, file: ContractFile) -> None:
             raise BundleError(f"contract.json: graphs: {graph}: {name!r} is not a file of the bundle")
 
 
-def _read_calibration(content: _Content, contract: Contract) -> Calibration | None:
+def _read_calibration(content: _Content, contract: Contract) -> Calibration:
     if CALIBRATION not in content.files:
-        return None
-    if contract.tokens is None:
-        raise BundleError(f"{CALIBRATION}: the bundle has no likelihood model")
-    return calibration_from_json(_text(content, CALIBRATION))
+        return UNCALIBRATED
+    calibration = calibration_from_json(_text(content, CALIBRATION))
+    if calibration.surprise is not None and contract.tokens is None:
+        raise BundleError(f"{CALIBRATION}: surprise: the bundle has no likelihood model")
+    if calibration.spread is not None and "predict" not in contract.capabilities:
+        raise BundleError(f"{CALIBRATION}: spread: the bundle predicts nothing")
+    if calibration.spread is not None and calibration.spread.num_frames != contract.horizon:
+        raise BundleError(f"{CALIBRATION}: spread: scales: expected {contract.horizon} numbers, one a frame")
+    return calibration
 
 
 def _text(content: _Content, name: str) -> str:

@@ -1,70 +1,36 @@
-"""What surprise is usual: bits a grid over held-out episodes, teacher forced, and where a new number stands in them."""
+"""A bundle's `calibration.json`: what spread and what surprise are usual on held-out episodes, each where measured."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
-from foreframe_engines.errors import BundleError
+from foreframe_engines.spread import SPREAD_KEYS, SpreadCalibration, read_spread
 from foreframe_engines.strict_json import JsonRecord, parse_json
+from foreframe_engines.surprise import SURPRISE_KEYS, SurpriseCalibration, read_surprise
 
 CALIBRATION = "calibration.json"
-SCENARIO = "teacher_forced"
-"""The only one calibrated: the grids before a surprise did happen."""
-NUM_QUANTILES = 101
-
-_KEYS = ("scenario", "num_grids", "mean", "std", "quantiles")
-
-
-@dataclass(frozen=True, slots=True)
-class Surprise:
-    """How unusual a grid's bits are: standard deviations above the mean, and the share 0..1 of grids with fewer."""
-
-    z: float
-    quantile: float
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Bits a grid on held-out episodes; `quantiles` are those of 0, 1, ... 100 %."""
+    """What was measured of a model, if anything. spread: of its members. surprise: of its likelihoods."""
 
-    num_grids: int
-    mean: float
-    std: float
-    quantiles: tuple[float, ...]
-    scenario: str = SCENARIO
-
-    def surprise(self, bits: float) -> Surprise:
-        """Place one grid's bits; beyond the extremes seen the quantile stays 0 or 1 while z goes on."""
-        quantile = np.interp(bits, self.quantiles, np.linspace(0, 1, NUM_QUANTILES))
-        return Surprise((bits - self.mean) / self.std, float(quantile))
+    spread: SpreadCalibration | None = None
+    surprise: SurpriseCalibration | None = None
 
 
-def calibrate(bits_per_grid: Sequence[float]) -> Calibration:
-    """Describe held-out grids. Raises ValueError when their bits are all equal, not finite or negative."""
-    values = np.array(bits_per_grid, np.float64)
-    if not values.size or not np.isfinite(values).all() or values.min() < 0 or values.min() == values.max():
-        raise ValueError("a calibration needs different, finite numbers of bits, none below 0")
-    quantiles = np.quantile(values, np.linspace(0, 1, NUM_QUANTILES))
-    return Calibration(values.size, float(values.mean()), float(values.std()), tuple(quantiles.tolist()))
+UNCALIBRATED = Calibration()
 
 
 def calibration_to_json(calibration: Calibration) -> str:
     """Write the text of `calibration.json`; the numbers come back exactly."""
-    return json.dumps(asdict(calibration), indent=2) + "\n"
+    parts = {name: part for name, part in asdict(calibration).items() if part is not None}
+    return json.dumps(parts, indent=2) + "\n"
 
 
 def calibration_from_json(text: str) -> Calibration:
     """Read the text of `calibration.json`. Raises BundleError naming the key that is wrong."""
-    record = JsonRecord(parse_json(text, CALIBRATION), CALIBRATION, _KEYS)
-    if record.text("scenario") != SCENARIO:
-        raise BundleError(f"{record.at('scenario')}: only {SCENARIO!r} is known")
-    std, quantiles = record.number("std"), record.numbers("quantiles")
-    if std <= 0:
-        raise BundleError(f"{record.at('std')}: expected a number above 0")
-    if len(quantiles) != NUM_QUANTILES or quantiles[0] < 0 or list(quantiles) != sorted(quantiles):
-        raise BundleError(f"{record.at('quantiles')}: expected {NUM_QUANTILES} ascending numbers, none below 0")
-    if not quantiles[0] <= record.number("mean") <= quantiles[-1]:
-        raise BundleError(f"{record.at('mean')}: outside the quantiles")
-    return Calibration(record.count("num_grids"), record.number("mean"), std, quantiles)
+    record = JsonRecord(parse_json(text, CALIBRATION), CALIBRATION, (), ("spread", "surprise"))
+    return Calibration(
+        spread=read_spread(record.record("spread", SPREAD_KEYS)) if record.has("spread") else None,
+        surprise=read_surprise(record.record("surprise", SURPRISE_KEYS)) if record.has("surprise") else None,
+    )

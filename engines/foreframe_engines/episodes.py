@@ -27,6 +27,9 @@ FIRST_TEST_SEED = 8_000_000
 _DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged or foreign file raises."""
 
+_ARCHIVE_MAGIC = b"PK"
+"""How every .npz file begins. numpy takes what begins otherwise for a pickle, and says so."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode:
@@ -90,9 +93,13 @@ def save_episode(folder: Path, episode: Episode) -> Path:
 def load_episode(path: Path) -> Episode:
     """Read one episode. Raises DatasetError when the file is not one."""
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            metadata = json.loads(str(file["metadata"]))
-            episode = Episode(metadata["seed"], file["frames"], file["states"], file["masks"], metadata)
+        with path.open("rb") as content:
+            if content.read(len(_ARCHIVE_MAGIC)) != _ARCHIVE_MAGIC:
+                raise DatasetError(f"{path.name} is no episode (.npz); recordings are .mcap files or folders")
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as file:
+                metadata = json.loads(str(file["metadata"]))
+                episode = Episode(metadata["seed"], file["frames"], file["states"], file["masks"], metadata)
     except _DAMAGE as error:
         raise DatasetError(f"{path.name} is not an episode: {error}") from error
     if not len(episode.frames) == len(episode.states) == len(episode.masks):
@@ -146,6 +153,8 @@ def load_clips(path: Path) -> list[Clip]:
 
 def read_clips(content: memoryview, name: str) -> list[Clip]:
     """Read the bytes of a file of clips. Raises DatasetError when they are none."""
+    if content[: len(_ARCHIVE_MAGIC)] != _ARCHIVE_MAGIC:
+        raise DatasetError(f"{name} is not a file of clips (.npz)")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             rows = zip(file["seeds"], file["starts"], file["frames"], file["states"], file["masks"], strict=True)

@@ -19,11 +19,13 @@ from foreframe_server.access import Gate, check_exposure, check_policies
 from foreframe_server.admin_schemas import LoadRequest
 from foreframe_server.cache import RedisTier, ResultCache
 from foreframe_server.devices import OpenDevices, open_devices
+from foreframe_server.errors import ServiceError
 from foreframe_server.hosting import ModelStarter
 from foreframe_server.kserve_schemas import InferReply, InferRequest, TensorProblem
 from foreframe_server.likelihood_schemas import LikelihoodReply, LikelihoodRequest
 from foreframe_server.metrics import Metrics
 from foreframe_server.middleware import BodyBounds, RequestLog
+from foreframe_server.model_folder import check_folder
 from foreframe_server.observation_schemas import ObservationReply, ObservationRequest
 from foreframe_server.opening import OpenEngines, open_bundle
 from foreframe_server.problems import HANDLERS
@@ -128,9 +130,11 @@ def create_app(
 
     open_devices: where it is opened, by default on this machine.
 
-    Raises SettingsError for a file of keys that cannot be read, or a network without keys.
+    Raises SettingsError for a file of keys that cannot be read, a network without keys, or a folder of models that is
+    not there.
     """
     check_exposure(settings)
+    check_folder(settings.models.folder)
     host = Host(settings, Metrics())
     app = _DescribedApp(
         title="foreframe",
@@ -151,7 +155,7 @@ def create_app(
     check_policies(app)
     http = settings.http
     app.add_middleware(BodyBounds, max_body_bytes=http.max_body_bytes, body_timeout_s=http.body_timeout_s)
-    app.add_middleware(RequestLog, metrics=host.metrics)
+    app.add_middleware(RequestLog, metrics=host.metrics, is_leaving=lambda: host.is_leaving)
     _add_tracing(app, settings)
     return app
 
@@ -172,6 +176,7 @@ def _add_tracing(app: FastAPI, settings: Settings) -> None:
 async def _lifespan(app: FastAPI, *, open_engines: OpenEngines, open_devices: OpenDevices) -> AsyncIterator[None]:
     host: Host = app.state.host
     cache = _open_cache(host)
+    await cache.check()
     starter = ModelStarter(host.settings, host.metrics, cache, app.state.gate.quotas.charge, open_devices)
     app.state.starting = starting = asyncio.create_task(_start_or_say_why(host, starter, open_engines))
     try:
@@ -192,6 +197,11 @@ def _open_cache(host: Host) -> ResultCache:
     redis = None
     if settings.redis_url is not None:
         secret = settings.secret.get_secret_value().encode() if settings.secret else None
+        if secret is None:
+            _log.warning(
+                "nothing is shared through Redis: each server signs with a key of its own until all have the same one",
+                setting="FOREFRAME_CACHE__SECRET",
+            )
         redis = RedisTier.connect(
             settings.redis_url.get_secret_value(), host.metrics, secret=secret, ttl_s=settings.ttl_s
         )
@@ -202,7 +212,7 @@ async def _start_or_say_why(host: Host, starter: ModelStarter, open_engines: Ope
     host.repository = ModelRepository(host.settings, host.metrics, starter, open_engines, host.models)
     try:
         await host.repository.start()
-    except BundleError as error:
+    except (BundleError, ServiceError) as error:
         host.failure = error
         _log.error("the model could not be started", reason=str(error))
     except Exception as error:  # noqa: BLE001 - a task that nobody awaits: what stops the start is logged, and health tells

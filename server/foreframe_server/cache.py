@@ -83,6 +83,11 @@ class ResultCache:
         """
         return None if self._redis is None else await self._redis.lease(key)
 
+    async def check(self) -> None:
+        """Say in the log when Redis does not answer. Never raises, and never waits long."""
+        if self._redis is not None:
+            await self._redis.check()
+
     async def close(self) -> None:
         """Forget everything here and hang up on Redis."""
         self._kept = LruBytes(0)

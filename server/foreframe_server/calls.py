@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from foreframe_engines import OnDeadline, Prediction, Priority
+from foreframe_engines import Judgement, OnDeadline, Prediction, Priority
 from foreframe_server.quarantine import Deaths
 
 REQUEST_ID = r"[A-Za-z0-9._:-]{1,64}"
@@ -58,6 +58,8 @@ class Call:
     """Whose results, sessions and observations are shared."""
     deaths: Deaths = field(default_factory=Deaths, compare=False)
     """Of engines, with whatever runs for this call."""
+    context_digest: bytes | None = None
+    """Of its query's context, where it is large and was looked at before."""
 
 
 @dataclass(slots=True)
@@ -128,7 +130,7 @@ class Degraded:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a call."""
+    """What became of a call. judgement: of the members' spread, where a calibration applies."""
 
     prediction: Prediction
     cache: CacheResult
@@ -137,3 +139,4 @@ class Answer:
     deadline_met: bool
     degraded: Degraded | None
     determinism: str
+    judgement: Judgement | None = None

@@ -2,16 +2,34 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+
+from starlette.types import Message
 
 from foreframe_server.calls import Call
-from foreframe_server.errors import RequestTimeout
+from foreframe_server.errors import ServiceError
 
 _POLL_S = 0.05
 
 
-class ClientLeft(RequestTimeout):
+class ClientLeft(ServiceError):
     """The client hung up before its answer was ready; nobody reads this."""
+
+    code, status, title = "client_left", 499, "The client left"
+
+
+def has_left(receiving: Awaitable[Message]) -> bool:
+    """Say whether an ASGI `receive` tells at once that the client has left; a message of another kind is lost.
+
+    As starlette's `Request.is_disconnected`, which opens and cancels a scope for each look.
+    """
+    waiting = receiving.__await__()
+    try:
+        next(waiting)
+    except StopIteration as received:
+        return bool(received.value["type"] == "http.disconnect")
+    waiting.close()
+    return False
 
 
 @contextlib.asynccontextmanager

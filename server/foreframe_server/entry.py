@@ -17,11 +17,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from foreframe_engines import Query
+from foreframe_server.known_contexts import context_digest
 
 Members: TypeAlias = UInt8[np.ndarray, "k f h w 3"]
 """Members 0..k-1 of an ensemble, RGB 0..255, the frames in the order of the query's `frame_indices`."""
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 IDENTITY_BYTES: Final = struct.calcsize(">4sH32s")
 COUNT_FORMAT: Final = ">I"
 """How k is written behind the identity; `struct` of Python and of Redis' Lua read it alike."""
@@ -43,28 +44,29 @@ class CacheKey:
     digest: bytes
 
 
-def cache_key(query: Query, engine_fingerprint: str, tenant: str) -> CacheKey:
+def cache_key(query: Query, engine_fingerprint: str, tenant: str, context: bytes | None = None) -> CacheKey:
     """Digest everything that decides the members' bytes; how many there are and what becomes of them do not.
 
     engine_fingerprint: bundle digest, backend, precision and determinism of the engine. tenant: of the caller.
+    context: the digest of the query's context, where it is known.
     """
     digest = hashlib.sha256()
-    for part in _key_parts(query, engine_fingerprint, tenant):
+    for part in _key_parts(query, engine_fingerprint, tenant, context or context_digest(query.context)):
         digest.update(struct.pack(">Q", len(part)))
         digest.update(part)
     return CacheKey(digest.digest())
 
 
-def _key_parts(query: Query, engine_fingerprint: str, tenant: str) -> Iterator[bytes | memoryview]:
+def _key_parts(query: Query, engine_fingerprint: str, tenant: str, context: bytes) -> Iterator[bytes | memoryview]:
     yield from (b"foreframe members", str(SCHEMA_VERSION).encode(), tenant.encode())
     yield from (engine_fingerprint.encode(), query.model.encode())
     for record in (query.sampling, query.ensemble):
         for name in sorted({each.name for each in fields(record)} - _GROWTH):
             yield from (name.encode(), str(getattr(record, name)).encode())
     yield ",".join(map(str, query.frame_indices)).encode()
-    for array in (query.context, query.states):
-        yield from (array.dtype.str.encode(), str(array.shape).encode())
-        yield np.ascontiguousarray(array).data.cast("B")
+    yield context
+    yield from (query.states.dtype.str.encode(), str(query.states.shape).encode())
+    yield np.ascontiguousarray(query.states).data.cast("B")
 
 
 def encode_entry(key: CacheKey, members: Members, secret: bytes) -> bytes:

@@ -182,7 +182,7 @@ class ModelStarter:
                 model.handover = asyncio.create_task(_learn_after_handover(opened.rollout, model.worker))
         model.reader = await model.devices.start_reading(self._settings.scheduler, self._metrics, self._charge)
         if model.reader is not None:
-            model.likelihoods = LikelihoodService(model.reader, self._metrics, opened.calibration)
+            model.likelihoods = LikelihoodService(model.reader, self._metrics, opened.calibration.surprise)
         if "score" in model.contract.capabilities:
             max_jobs = self._settings.scores.max_jobs
             model.scores = ScoreService(model.contract, model.worker, model.reader, self._metrics, max_jobs=max_jobs)
@@ -195,6 +195,7 @@ class ModelStarter:
                 opened.rollout,
                 engine_fingerprint=opened.fingerprint,
                 determinism=model.determinism,
+                calibration=opened.calibration.spread,
                 on_answer=self._record_answers(model),
             )
             model.sessions = self._build_sessions(model.service, model.worker, opened.fingerprint)

@@ -67,7 +67,7 @@ class Job:
     times: the schedule of every member, 1 to 0. deadline_s: when the answer is due, on the scheduler's clock.
     received_s: when it was asked, which decides what is newest in a stream. first_member: how many members are known
     already. decode_s: predicted seconds of decoding one member. key: whose budget it uses. share: which of the members
-    it computes. deaths: of engines that held its request.
+    it computes. deaths: of engines that held its request. context_digest: of its context, where it is known.
     """
 
     id: str
@@ -81,6 +81,7 @@ class Job:
     key: str = ""
     share: Share = WHOLE
     deaths: Deaths = field(default_factory=Deaths)
+    context_digest: bytes | None = None
     arrival: int = 0
     conditioning: Conditioning | None = None
     members: list[Member] = field(init=False)

@@ -24,24 +24,29 @@ class KnownContexts:
     def __init__(self, max_bytes: int) -> None:
         self._kept: LruBytes[tuple[Latents, Context | None]] = LruBytes(max_bytes)
 
-    def get(self, context: Context) -> Latents | None:
-        """Return a context's latents and mark them as used, or None."""
-        kept = self._kept.get(_name(context))
+    def get(self, context: Context, digest: bytes | None = None) -> Latents | None:
+        """Return a context's latents and mark them as used, or None. digest: of a large one, where it is known."""
+        kept = self._kept.get(_name(context, digest))
         if kept is None:
             return None
         latents, frames = kept
         return latents if frames is None or np.array_equal(frames, context) else None
 
-    def put(self, context: Context, latents: Latents) -> None:
-        """Keep a context's latents."""
-        frames = context.copy() if context.nbytes <= _SMALL_BYTES else None
+    def put(self, context: Context, latents: Latents, digest: bytes | None = None) -> None:
+        """Keep a context's latents. digest: as in `get`."""
+        frames = None if is_large(context) else context.copy()
         num_bytes = latents.nbytes + (0 if frames is None else frames.nbytes) + _ENTRY_BYTES
-        self._kept.put(_name(context), (latents, frames), num_bytes)
+        self._kept.put(_name(context, digest), (latents, frames), num_bytes)
 
 
-def _name(context: Context) -> bytes:
-    if context.nbytes > _SMALL_BYTES:
-        return context_digest(context)
+def is_large(context: Context) -> bool:
+    """Whether a context is told from others by its digest alone, which takes longer than handing it to a thread."""
+    return context.nbytes > _SMALL_BYTES
+
+
+def _name(context: Context, digest: bytes | None) -> bytes:
+    if is_large(context):
+        return digest or context_digest(context)
     content = np.ascontiguousarray(context).reshape(-1)
     words = content[: content.size // 8 * 8].view(np.uint64)
     return f"{context.shape} {np.add.reduce(words)} {content[len(words) * 8 :].tobytes().hex()}".encode()

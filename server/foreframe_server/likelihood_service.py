@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int64
 
-from foreframe_engines.calibration import Calibration, Surprise
 from foreframe_engines.nats import Nats, TopKCrossEntropy, count_nats, top_k_cross_entropy
 from foreframe_engines.reading import greedy_reads, grid_states, teacher_forced_reads
+from foreframe_engines.surprise import Surprise, SurpriseCalibration
 from foreframe_engines.types import GridScores, TokenContext
 from foreframe_server.calls import Call, ReadTimings
 from foreframe_server.disconnects import ClientLeft
@@ -28,7 +28,7 @@ class LikelihoodService:
         self,
         reader: TokenReaders,
         metrics: Metrics,
-        calibration: Calibration | None,
+        calibration: SurpriseCalibration | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

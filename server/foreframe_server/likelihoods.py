@@ -6,8 +6,8 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from foreframe_engines.calibration import Surprise
 from foreframe_engines.nats import Nats, TopKCrossEntropy, TopKDefinition
+from foreframe_engines.surprise import Surprise
 from foreframe_engines.types import GridScores
 from foreframe_server.calls import ReadTimings
 from foreframe_server.observations import StoredObservation

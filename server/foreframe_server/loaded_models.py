@@ -13,6 +13,7 @@ from foreframe_server.errors import InvalidRequest, NotReady, Reason, UnknownMod
 from foreframe_server.hosting import Capability, HostedModel
 
 _RETRY_AFTER_MS = 1000
+_MAX_NAMES = 200
 
 
 class LoadedModels:
@@ -63,7 +64,8 @@ class LoadedModels:
         with self._lock:
             self._check_any()
             if name not in self._by_name:
-                raise UnknownModel("No model of this name is loaded.", reasons=[Reason("/model", "is not loaded")])
+                reason = Reason("/model", "is not loaded", f"one of {', '.join(self._by_name)[:_MAX_NAMES]}")
+                raise UnknownModel("No model of this name is loaded.", reasons=[reason])
             return self._by_name[name]
 
     def choose(self, capability: Capability | None) -> HostedModel:
@@ -75,7 +77,7 @@ class LoadedModels:
             able = self._able(capability)
             if len(able) > 1:
                 names = ", ".join(model.contract.model for model in able)
-                reason = Reason("/model", "is missing, and several models could answer", f"one of {names[:200]}")
+                reason = Reason("/model", "is missing, and several models could answer", f"one of {names[:_MAX_NAMES]}")
                 raise InvalidRequest("The request does not say which model it is for.", reasons=[reason])
             return able[0] if able else self._first()
 

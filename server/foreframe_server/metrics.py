@@ -74,7 +74,7 @@ ROUTES: Final = frozenset(
     }
 )
 CODE_LABELS: Final = frozenset(
-    {"ok", "not_found", "method_not_allowed", "extension_missing", *(error.code for error in CODES)}
+    {"ok", "not_found", "method_not_allowed", "extension_missing", "client_left", *(error.code for error in CODES)}
 )
 _RECORDS: Final = (Timings, ReadTimings, ScoreTimings, HoldTimings)
 _STAGES_OF: Final = {
@@ -84,6 +84,7 @@ STAGES: Final = frozenset[str]().union(*_STAGES_OF.values())
 WIRE_STAGES: Final = frozenset({"receive", "decode", "respond", "total"})
 WORK_STAGES: Final = STAGES - WIRE_STAGES
 DEADLINE_OUTCOMES: Final = frozenset({"met", "late", "degraded", "exceeded"})
+VERDICTS: Final = frozenset({"usual", "partly", "unusual", "uncalibrated"})
 MEMBER_KINDS: Final = frozenset({"requested", "returned", "cached"})
 CACHE_TIERS: Final = frozenset({"memory", "redis"})
 CACHE_EVENTS: Final = frozenset(
@@ -168,6 +169,9 @@ class Metrics:
 
     def _add_outcome_series(self) -> None:
         registry = self.registry
+        self._spreads = Counter(
+            "foreframe_spread", "Predictions of several members, by their spread.", ["verdict"], registry=registry
+        )
         self._deadlines = Counter("foreframe_deadline", "Calls that had a deadline.", ["outcome"], registry=registry)
         self._cache_events = Counter(
             "foreframe_cache_events", "What the result cache did.", ["tier", "result"], registry=registry
@@ -287,6 +291,10 @@ class Metrics:
         """Leave a device out that is no more."""
         self._waiting_s.pop(device, None)
         self._busy_ratios.pop(device, None)
+
+    def count_spread(self, verdict: str) -> None:
+        """Count a prediction of several members. verdict: how usual their spread is."""
+        self._spreads.labels(_closed(verdict, VERDICTS)).inc()
 
     def count_deadline(self, outcome: str) -> None:
         """Count a call that had a deadline. outcome: met, late, degraded, exceeded."""

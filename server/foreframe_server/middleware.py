@@ -5,8 +5,8 @@ Plain ASGI, so that bodies are bounded while they arrive and no reply is copied.
 
 import asyncio
 import contextlib
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from foreframe_server.calls import REQUEST_ID
 from foreframe_server.errors import PayloadTooLarge, RequestTimeout, ServiceError, UnsupportedMedia
 from foreframe_server.metrics import Metrics
-from foreframe_server.problems import NotFound, closing_messages, error_response, unexpected_error
+from foreframe_server.problems import NotFound, closing_messages, cut_off, error_response, unexpected_error
 
 _REQUEST_ID = re.compile(REQUEST_ID)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -27,6 +27,11 @@ _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
 _SWITCHING_PROTOCOLS = 101
 
 _log = structlog.get_logger("foreframe.requests")
+
+
+def _new_id() -> str:
+    # Not from the system's source: to ask it is to let another thread run Python first.
+    return f"{random.getrandbits(64):016x}"
 
 
 def _matching(pattern: re.Pattern[str], text: str | None) -> str | None:
@@ -88,12 +93,20 @@ class RequestLog:
     """Names, times, counts and logs every request, and answers for what nobody else caught.
 
     A websocket is one line in the log, and counted where it is refused; its messages are counted by their route.
+    is_leaving: whether the server was told to stop, so that what is cancelled was cut off and is told so.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        is_leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._clock = clock
+        self._is_leaving = is_leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or websocket."""
@@ -103,21 +116,25 @@ class RequestLog:
         visit = self._open(scope, send)
         try:
             await self._app(scope, receive, visit.relay)
+        except asyncio.CancelledError:
+            if not self._is_leaving():
+                raise
+            # Raised on, it would become a traceback and a reply without a problem document.
+            await self._answer_failure(visit, receive, cut_off())
         except Exception:  # noqa: BLE001 - the border of a request: logged, counted, answered
             _log.exception("request failed", request_id=visit.request_id)
-            await self._answer_failure(visit, receive)
+            await self._answer_failure(visit, receive, unexpected_error())
         finally:
             self._close(visit)
 
     def _open(self, scope: Scope, send: Send) -> _Visit:
         given = _matching(_REQUEST_ID, Headers(scope=scope).get("x-request-id"))
-        visit = _Visit(scope, send, given or secrets.token_hex(8), self._clock(), self._clock)
+        visit = _Visit(scope, send, given or _new_id(), self._clock(), self._clock)
         state = scope.setdefault("state", {})
         state["request_id"], state["received_s"] = visit.request_id, visit.received_s
         return visit
 
-    async def _answer_failure(self, visit: _Visit, receive: Receive) -> None:
-        error = unexpected_error()
+    async def _answer_failure(self, visit: _Visit, receive: Receive, error: ServiceError) -> None:
         visit.scope["state"]["problem_code"] = error.code
         if visit.status == 0:
             await error_response(error, visit.scope)(visit.scope, receive, visit.relay)

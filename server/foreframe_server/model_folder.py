@@ -11,6 +11,7 @@ from typing import Final
 
 from foreframe_engines.bundle import MANIFEST
 from foreframe_server.errors import Reason, UnknownModel
+from foreframe_server.settings import SettingsError
 
 ADAPTERS: Final = "adapters"
 _SUFFIX: Final = ".safetensors"
@@ -55,7 +56,15 @@ class ModelFolder:
         for model in self.scan():
             if model.name == name:
                 return model
+        if self._folder is None:
+            raise UnknownModel("This server has no folder of models; set FOREFRAME_MODELS__FOLDER.")
         raise UnknownModel("The folder of models has none of this name.")
+
+
+def check_folder(folder: Path | None) -> None:
+    """Refuse a folder of models that is not there. Raises SettingsError."""
+    if folder is not None and (folder.is_symlink() or not folder.is_dir()):
+        raise SettingsError("FOREFRAME_MODELS__FOLDER: is no directory (a link to one is not followed)")
 
 
 def version_order(version: str) -> tuple[tuple[int, int, str], ...]:

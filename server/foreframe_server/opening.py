@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from foreframe_engines import Bundle, Contract, RolloutEngine, builtin_bundle
-from foreframe_engines.calibration import Calibration
+from foreframe_engines.calibration import UNCALIBRATED, Calibration
 from foreframe_engines.engine import LikelihoodEngine
 from foreframe_engines.likelihood import open_likelihood_engine
 from foreframe_engines.runtime.engine_cache import EngineCache
@@ -24,7 +24,7 @@ class OpenedEngines:
     fingerprint: str
     rollout: RolloutEngine | None = None
     likelihood: LikelihoodEngine | None = None
-    calibration: Calibration | None = None
+    calibration: Calibration = UNCALIBRATED
     folder: Path | None = None
     """The bundle's, where clips lie beside the model."""
 
@@ -63,7 +63,9 @@ def open_bundle(settings: EngineSettings) -> OpenedEngines:
 
 
 def given(
-    rollout: RolloutEngine | None, likelihood: LikelihoodEngine | None = None, calibration: Calibration | None = None
+    rollout: RolloutEngine | None,
+    likelihood: LikelihoodEngine | None = None,
+    calibration: Calibration = UNCALIBRATED,
 ) -> OpenEngines:
     """Return what hands over engines that are open already; the server closes them."""
     engine = rollout or likelihood

@@ -44,6 +44,11 @@ def unexpected_error() -> ServiceError:
     return ServiceError("The server failed; the request id finds the cause in its log.")
 
 
+def cut_off() -> NotReady:
+    """Say that the server stopped before the answer was there."""
+    return NotReady("The server stopped before this was answered.", retry_after_ms=1000)
+
+
 def error_response(error: ServiceError, scope: Scope) -> Response:
     """Write an error as a reply, in the form of the door that the path leads to."""
     if f"{scope['path']}/".startswith(_TENSOR_DOOR):

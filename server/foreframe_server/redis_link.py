@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -19,9 +20,12 @@ from foreframe_server.metrics import Metrics
 
 TIMEOUT_S = 0.02
 
+_MAX_REASON = 200
 _MAX_CONNECTIONS = 16
 # What redis-py lets out beside its own errors when a server talks nonsense or hangs up while being written to.
 _BROKEN = (RedisError, OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError)
+
+_log = structlog.get_logger(__name__)
 
 
 class Outcome(Enum):
@@ -85,7 +89,10 @@ class CircuitBreaker:
 
 
 class RedisLink:
-    """Sends commands. While the breaker is open nobody waits: a ping in the background finds out when it is over."""
+    """Sends commands. While the breaker is open nobody waits: a ping in the background finds out when it is over.
+
+    holds: what is kept in Redis, for the log, which hears once that Redis is away and once that it is back.
+    """
 
     def __init__(
         self,
@@ -94,12 +101,15 @@ class RedisLink:
         *,
         timeout_s: float = TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
+        holds: str = "results",
     ) -> None:
         self._client = client
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._breaker = CircuitBreaker(clock)
         self._attempts: set[asyncio.Task[Reply]] = set()
+        self._holds = holds
+        self._is_away = False
 
     @property
     def is_available(self) -> bool:
@@ -127,6 +137,12 @@ class RedisLink:
         if self._breaker.take_turn():
             self._begin("PING")
         return False
+
+    async def check(self) -> None:
+        """Ask once whether Redis answers, and say in the log when it does not."""
+        reply = await self.call("PING")
+        if not reply.is_answer:
+            self._say_away(str(reply.value or ""))
 
     async def hang_up(self) -> None:
         """Drop the idle connections, after one gave an answer to somebody else's question."""
@@ -156,18 +172,33 @@ class RedisLink:
             self._metrics.count_cache("redis", "failed")
             self._record(is_success=True)  # it answers, and at once
             return Reply(Outcome.REFUSED, str(error))
-        except _BROKEN:
+        except _BROKEN as error:
             self._metrics.count_cache("redis", "failed")
-            self._record(is_success=False)
-            return Reply(Outcome.UNAVAILABLE)
+            self._record(is_success=False, reason=str(error))
+            return Reply(Outcome.UNAVAILABLE, str(error))
         self._record(is_success=True)
         return Reply(Outcome.ANSWERED, value)
 
-    def _record(self, *, is_success: bool) -> None:
+    def _record(self, *, is_success: bool, reason: str = "") -> None:
         was_available = self.is_available
         self._breaker.record(is_success=is_success)
         if self.is_available != was_available:
             self._metrics.count_cache("redis", "closed" if self.is_available else "opened")
+        if not self.is_available:
+            self._say_away(reason)
+        elif self._is_away and not self.is_in_doubt:
+            self._is_away = False
+            _log.info("Redis is back", holds=self._holds)
+
+    def _say_away(self, reason: str) -> None:
+        if not self._is_away:
+            self._is_away = True
+            _log.warning(
+                "Redis does not answer, requests go on without it",
+                holds=self._holds,
+                setting="FOREFRAME_CACHE__REDIS_URL",
+                reason=reason[:_MAX_REASON],
+            )
 
 
 def connect_redis(url: str, timeout_s: float = TIMEOUT_S) -> Redis:

@@ -125,6 +125,10 @@ class RedisTier:
             self._metrics.count_cache("redis", "leased" if lease.is_held else "awaited")
         return lease
 
+    async def check(self) -> None:
+        """Say in the log when Redis does not answer."""
+        await self._link.check()
+
     async def close(self) -> None:
         """Release every lease and close every connection."""
         for lease in tuple(self._leases):

@@ -118,7 +118,7 @@ class ModelRepository:
             await self._load_own()
         for name in self._names_at_start():
             self._slot(name).is_wanted = True
-            failures += await self._try(self.load(name))
+            failures += await self._try(name)
         if failures and not self._models:
             raise failures[0]
         self._is_started = True
@@ -153,13 +153,21 @@ class ModelRepository:
 
     def _names_at_start(self) -> list[str]:
         names = self._settings.models.load
-        return [model.name for model in self._folder.scan()] if names is None else list(names)
+        if names is not None:
+            return list(names)
+        stored = [model.name for model in self._folder.scan()]
+        if self._settings.models.folder is not None and not stored:
+            _log.warning("the folder of models holds no model yet", setting="FOREFRAME_MODELS__FOLDER")
+        return stored
 
-    async def _try(self, loading: Awaitable[object]) -> list[Exception]:
+    async def _try(self, name: str) -> list[Exception]:
         try:
-            await loading
+            await self.load(name)
+        except ServiceError as error:
+            _log.error("a model could not be loaded", model=name, reason=error.detail)
+            return [error]
         except Exception as error:  # noqa: BLE001 - the border of a load: logged, and others are loaded
-            _log.exception("a model could not be loaded")
+            _log.exception("a model could not be loaded", model=name)
             return [error]
         return []
 

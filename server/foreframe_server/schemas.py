@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PlainValidator, WithJsonSchema
 
 from foreframe_engines import EnsembleSpec, NoisePlan, OnDeadline, Priority, Reducer, Strategy
+from foreframe_engines.spread import Verdict
 from foreframe_server.calls import CachePolicy, CacheResult
 
 MAX_SEED = 2**53 - 1
@@ -266,8 +267,18 @@ class PredictedFrame(WireReply):
     image: Picture | Tensor | None
 
 
+class SpreadCalibration(WireReply):
+    """What held-out recordings say of such a spread, a number a frame, white is 1. It holds for others like them."""
+
+    coverage: float = Field(description="Share of held-out recordings that keep each of the bounds.")
+    line_per_frame: list[float] = Field(description="What the spread stays under, at all frames at once.")
+    error_per_frame: list[float] | None = Field(
+        description="What the mean's error, root mean square over pixels, stays under; null of another reducer."
+    )
+
+
 class Uncertainty(WireReply):
-    """How far the members spread. It is the sample spread of one checkpoint and is not calibrated.
+    """How far the members spread: the sample spread of one checkpoint, and whether it is usual.
 
     `spread_per_frame` is in units where white is 1; it is empty and `map` null with fewer than two members.
     """
@@ -276,8 +287,15 @@ class Uncertainty(WireReply):
     members: int
     spread_per_frame: list[float]
     map: Tensor | None = Field(default=None, description="Variance `f h w` of the members, mean over RGB.")
-    verdict: Literal["uncalibrated"] = "uncalibrated"
-    trusted_horizon: None = Field(default=None, description="Null: this model has no calibration.")
+    calibration: SpreadCalibration | None = Field(
+        description="Null where none applies: of another number of steps, other noise, in a session."
+    )
+    verdict: Verdict | Literal["uncalibrated"] = Field(
+        description="`usual`: no frame passes its line; `unusual`: the first asked does; `partly`: a later one does."
+    )
+    trusted_horizon: int | None = Field(
+        description="The last asked frame before the first that passes its line, 0 without one; null uncalibrated."
+    )
 
 
 class EnsembleReply(WireReply):

@@ -15,6 +15,7 @@ import numpy as np
 
 from foreframe_engines import Contract, OnDeadline, Prediction, Priority, Query, RolloutEngine
 from foreframe_engines.schedule import num_steps
+from foreframe_engines.spread import SpreadCalibration
 from foreframe_server.cache import CacheKey, Lease, ResultCache, cache_key
 from foreframe_server.calls import Answer, CachePolicy, CacheResult, Call, Degraded, Timings
 from foreframe_server.cost_model import SlowQuantile
@@ -29,13 +30,11 @@ from foreframe_server.errors import (
     UnknownModel,
 )
 from foreframe_server.flights import Flight, Satisfaction
+from foreframe_server.known_contexts import context_digest, is_large
 from foreframe_server.metrics import Metrics
 from foreframe_server.summaries import Summaries
 from foreframe_server.tickets import Admitted, Frames
 from foreframe_server.workers import Workers
-
-_SMALL_BYTES = 2**19
-"""What is hashed in less time than it takes to hand it to a thread."""
 
 _LEASE_WAIT_S = 60.0
 _REPLY_MARGIN = 2.0
@@ -118,6 +117,7 @@ class PredictionService:
 
     engine_fingerprint: what, beside the query, decides an answer's bytes: bundle digest, backend, precision.
     determinism: what equal queries may count on, where it was measured; by default what the engine says of itself.
+    calibration: tells which spreads are usual.
     Close it after the worker has stopped and before the cache is closed.
     """
 
@@ -130,6 +130,7 @@ class PredictionService:
         *,
         engine_fingerprint: str,
         determinism: str | None = None,
+        calibration: SpreadCalibration | None = None,
         on_answer: OnAnswer = ignore_answer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -139,6 +140,7 @@ class PredictionService:
         self._cache = cache
         self._metrics = metrics
         self._fingerprint = f"{engine_fingerprint} {self.determinism}"
+        self._calibration = calibration
         self._on_answer = on_answer
         self._clock = clock
         self._summaries = Summaries()
@@ -192,7 +194,8 @@ class PredictionService:
         return replace(call, deadline_s=call.deadline_s - reserved_s(self._reply_s.value, budget_s))
 
     async def _fly(self, query: Query, call: Call, watch: Watch | None) -> _Trip:
-        route = await self._route(query, call)
+        call = await _digested(query, call)
+        route = self._route(query, call)
         while True:
             flight = None if route is None else self._flights.get(route)
             is_joined = flight is not None and self._stretch(flight, query, call)
@@ -205,15 +208,10 @@ class PredictionService:
                 return _Trip(flight, taken, route, is_joined)
             # It ended before it could grow to this rider's size; the next one goes on from its members.
 
-    async def _route(self, query: Query, call: Call) -> _Route | None:
+    def _route(self, query: Query, call: Call) -> _Route | None:
         if call.cache is CachePolicy.BYPASS:
             return None
-        is_small = query.context.nbytes + query.states.nbytes <= _SMALL_BYTES
-        key = (
-            cache_key(query, self._fingerprint, call.tenant)
-            if is_small
-            else await asyncio.to_thread(cache_key, query, self._fingerprint, call.tenant)
-        )
+        key = cache_key(query, self._fingerprint, call.tenant, call.context_digest)
         return _Route(key, call.cache, query.priority, query.stream_id, None if query.stream_id is None else call.key)
 
     def _launch(self, query: Query, call: Call, route: _Route | None, *, wants_estimate: bool) -> Flight:
@@ -432,6 +430,7 @@ class PredictionService:
             deadline_met=not is_late,
             degraded=Degraded(len(taken.members), taken.steps, "deadline") if taken.is_cut else None,
             determinism=self.determinism,
+            judgement=None if self._calibration is None else self._calibration.judge(prediction),
         )
 
     def _timings(self, flight: Flight) -> Timings:
@@ -448,6 +447,8 @@ class PredictionService:
         self._metrics.observe_members("returned", prediction.num_members)
         if answer.from_cache:
             self._metrics.observe_members("cached", answer.from_cache)
+        if prediction.num_members > 1:
+            self._metrics.count_spread("uncalibrated" if answer.judgement is None else answer.judgement.verdict)
         if call.deadline_s is not None:
             on_time = "met" if answer.deadline_met else "late"
             self._metrics.count_deadline(on_time if answer.degraded is None else "degraded")
@@ -457,6 +458,14 @@ class PredictionService:
             self._metrics.count_deadline("exceeded")
         elif not isinstance(error, ClientLeft | Superseded):
             self._metrics.count_rejected(error.code)
+
+
+async def _digested(query: Query, call: Call) -> Call:
+    """Look at a large context once, in a thread: the results and the encoded contexts are both found by its digest."""
+    is_needed = call.cache is not CachePolicy.BYPASS or query.context_latents is None
+    if not (is_needed and is_large(query.context)):
+        return call
+    return replace(call, context_digest=await asyncio.to_thread(context_digest, query.context))
 
 
 async def _enough(satisfaction: Satisfaction, members: Sequence[Frames]) -> int | None:

@@ -1,7 +1,8 @@
 """The recorded clips that come with a model, as starts of sessions. Knows files, no session and no wire."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from foreframe_engines import BundleError, Contract, DatasetError
 from foreframe_engines.bundle import read_bundle_file
@@ -13,15 +14,20 @@ FILE_NAME = "clips.npz"
 
 @dataclass(frozen=True, slots=True)
 class ShippedClips:
-    """The clips of a bundle's folder; none where there is no folder."""
+    """The clips of a bundle's folder; none where there is no folder.
+
+    One caller reads at a time: Python 3.11 now and then fails to parse arrays' headers in several threads at once.
+    """
 
     folder: Path | None = None
+    _turn: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def every(self, contract: Contract) -> list[Clip]:
         """Read every clip that the model can start from. May take tens of milliseconds."""
         try:
-            content = None if self.folder is None else read_bundle_file(self.folder, FILE_NAME)
-            clips = [] if content is None else read_clips(content, FILE_NAME)
+            with self._turn:
+                content = None if self.folder is None else read_bundle_file(self.folder, FILE_NAME)
+                clips = [] if content is None else read_clips(content, FILE_NAME)
         except (BundleError, DatasetError):
             return []
         return clips if all(_fits(clip, contract) for clip in clips) else []

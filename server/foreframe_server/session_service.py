@@ -292,7 +292,8 @@ class SessionService:
             answers.append(await self._predictions.predict(replace(query, context_latents=latents), call))
             made = Stretch(session.step_id, answers[-1].prediction.frames, rows)
             context, latents = tail((context, made), session.context_frames), None
-        return chain(answers)
+        # What is usual was measured on true context, and a session's may be predicted.
+        return replace(chain(answers), judgement=None)
 
     def _query(
         self, session: Session, ask: StepAsk, context: Stretch, rows: Float32[np.ndarray, "n d"], num_before: int

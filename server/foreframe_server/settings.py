@@ -4,12 +4,14 @@ A key in a group is written with two underscores: `FOREFRAME_HTTP__PORT=8080`. U
 stop the start.
 """
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableSettings
 
@@ -19,6 +21,8 @@ CLIENT_KEY = "FOREFRAME_API_KEY"
 """What this package's clients read, in the same environment."""
 
 _DELIMITER = "__"
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_MAX_SUGGESTIONS = 3
 
 
 class SettingsError(ValueError):
@@ -147,6 +151,13 @@ class CacheSettings(_Group):
         default=None, description="Key that signs entries of the shared cache; servers that share one need the same."
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_redis_url(url.get_secret_value()):
+            raise ValueError("must be a URL that begins with redis://, rediss:// or unix://")
+        return url
+
 
 class ObservationSettings(_Group):
     """Observations that are uploaded once and used many times."""
@@ -238,6 +249,13 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     keys: KeySettings = KeySettings()
 
+    @model_validator(mode="after")
+    def _shares_sessions_through_redis(self) -> Self:
+        if self.sessions.is_shared and (self.cache.redis_url is None or self.cache.secret is None):
+            needed = f"{PREFIX}CACHE__REDIS_URL and {PREFIX}CACHE__SECRET"
+            raise ValueError(f"{PREFIX}SESSIONS__IS_SHARED needs {needed}")
+        return self
+
 
 def read_settings(overrides: Mapping[str, Mapping[str, object]] | None = None) -> Settings:
     """Read the settings from the environment, `overrides` (group to key to value) first.
@@ -271,10 +289,26 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     names = [key.upper() for key in environ if key.upper().startswith(PREFIX)]
     unknown = sorted(name for name in names if name not in known and name != CLIENT_KEY)
     if unknown:
-        raise SettingsError(f"unknown setting {unknown[0]}; known are {', '.join(sorted(known))}")
+        raise SettingsError(f"unknown setting {unknown[0]}; {_suggestion(unknown[0], sorted(known))}")
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=_MAX_SUGGESTIONS)
+    page = "docs/settings.md lists every one"
+    return f"did you mean {' or '.join(nearest)}? {page}" if nearest else page
+
+
+def _is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no number
+    except ValueError:
+        return False
+    return parts.scheme in _REDIS_SCHEMES and url.startswith(f"{parts.scheme}://")
 
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     key = _DELIMITER.join(str(part) for part in first["loc"]).upper()
-    return f"{PREFIX}{key}: {first['msg']}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{key}: {message}" if key else message

@@ -42,7 +42,7 @@ class SharedSessions:
     @classmethod
     def connect(cls, url: str, metrics: Metrics, *, secret: bytes, fingerprint: str) -> Self:
         """Make one on a Redis URL; nothing is sent before the first call."""
-        link = RedisLink(connect_redis(url, _TIMEOUT_S), metrics, timeout_s=_TIMEOUT_S)
+        link = RedisLink(connect_redis(url, _TIMEOUT_S), metrics, timeout_s=_TIMEOUT_S, holds="sessions")
         return cls(link, metrics, secret=secret, fingerprint=fingerprint)
 
     def put_soon(self, session: Session) -> None:

@@ -18,7 +18,7 @@ from foreframe_engines.types import Conditioning, Latents, StepState
 from foreframe_server.calls import Timings
 from foreframe_server.cost_model import CostModel
 from foreframe_server.jobs import Job, Member, StepBatch
-from foreframe_server.known_contexts import KnownContexts, context_digest
+from foreframe_server.known_contexts import KnownContexts, context_digest, is_large
 from foreframe_server.quarantine import Deaths
 from foreframe_server.rescue import Errand, Rescue
 
@@ -77,18 +77,20 @@ class JobStages:
         """Return where a member's last step points at time 0: after one step from time 1, the posterior mean."""
         return self._rescue.run(job, partial(self._point, job, member))
 
-    def _encode(self, context: UInt8[np.ndarray, "t h w 3"]) -> Latents:
-        latents = self._contexts.get(context)
+    def _encode(self, context: UInt8[np.ndarray, "t h w 3"], digest: bytes | None = None) -> Latents:
+        if digest is None and is_large(context):
+            digest = context_digest(context)
+        latents = self._contexts.get(context, digest)
         if latents is None:
             latents = self._engine.encode(context)
             _require_finite(latents)
-            self._contexts.put(context, latents)
+            self._contexts.put(context, latents, digest)
         return latents
 
     def _condition(self, job: Job, timings: Timings) -> None:
         started_s = self._clock()
         stored = job.query.context_latents
-        latents = self._encode(job.query.context) if stored is None else stored
+        latents = self._encode(job.query.context, job.context_digest) if stored is None else stored
         encoded_s = self._clock()
         job.conditioning = self._engine.condition(latents, job.query.states)
         timings.encode = 1000 * (encoded_s - started_s)

@@ -232,6 +232,7 @@ class EngineWorker(DeviceThread):
             key=call.key,
             share=share,
             deaths=call.deaths,
+            context_digest=call.context_digest,
         )
 
     def _times(self, steps: int) -> tuple[float, ...]:

@@ -29,4 +29,4 @@ def test_holds(name):
 def test_what_measures_times_runs_by_itself_and_what_counts_does_not():
     alone = {name for name, scenario in SCENARIOS.items() if is_alone(scenario)}
     assert {"overload", "leak", "redis_stopped", "slow_sockets", "crash_loop", "corrupt_entries"} <= alone
-    assert {"control_mixed_up", "nan", "specials"} <= SCENARIOS.keys() - alone
+    assert {"control_mixed_up", "nan", "specials", "worker_killed", "terminated"} <= SCENARIOS.keys() - alone

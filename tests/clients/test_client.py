@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pydoc
+import re
 
 import httpx
 import numpy as np
@@ -11,10 +13,17 @@ import pytest
 
 from foreframe_client import (
     AsyncClient,
+    AsyncSession,
     Client,
     ConnectionFailed,
     InvalidRequest,
     NonFinite,
+    Objective,
+    Observation,
+    Overloaded,
+    ProtocolError,
+    ServerError,
+    Session,
     TimedOut,
     TransportError,
     UnknownModel,
@@ -185,6 +194,46 @@ def test_failures_of_the_network_are_translated(call, server, scene, error, expe
     assert len(server.posted()) == tries
 
 
+def ask_unreachable(stream: bool, **options: object) -> None:
+    """Ask with a Client."""
+    with Client(sleep=lambda _: None, **options) as client:
+        list(client.predict_stream(**FILLED)) if stream else client.version()
+
+
+def await_unreachable(stream: bool, **options: object) -> None:
+    """Ask with an AsyncClient."""
+
+    async def sleep(_seconds: float) -> None:
+        return
+
+    async def ask() -> None:
+        async with AsyncClient(sleep=sleep, **options) as client:
+            await (client.predict_stream(**FILLED).__anext__() if stream else client.version())
+
+    asyncio.run(ask())
+
+
+FILLED = {"frames": np.zeros((3, 4, 5, 3), np.uint8), "states": np.zeros((3, 25)), "future_states": np.zeros((2, 25))}
+
+
+@pytest.mark.parametrize("ask", [ask_unreachable, await_unreachable])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_server_that_is_not_reached_is_named_without_its_password(ask, stream):
+    def refuse(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    said = r"^http://robot:8123 was not reached \(ConnectError: refused\); is `foreframe serve` running there\?$"
+    with pytest.raises(ConnectionFailed, match=said):
+        ask(stream, base_url="http://joe:pass@robot:8123", transport=httpx.MockTransport(refuse))
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("address", ["localhost:8123", "robot", "", "ws://robot:8000"])
+def test_an_address_without_its_scheme_is_refused_at_once(kind, address):
+    with pytest.raises(InvalidRequest, match=r"^base_url must begin with http:// or https://"):
+        kind(address)
+
+
 def test_contracts_are_described(call, server):
     (listed,), _ = call(server, "models")
     model, _ = call(server, "model", "toy")
@@ -198,6 +247,81 @@ def test_operations_are_asked(call, server):
     assert call(server, "health")[0] is True
     assert call(server, "ready")[0] is False
     assert call(server, "version")[0]["version"] == "0.1.0"
+
+
+@pytest.mark.parametrize("method", ["ready", "health"])
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (httpx.Response(404, html="<html>File not found</html>"), ServerError),
+        (httpx.Response(200, html="<html>It works!</html>"), ProtocolError),
+        (httpx.Response(503, html="<html>no upstream</html>"), ServerError),
+        (httpx.Response(200, json={}), ProtocolError),
+    ],
+)
+def test_another_kind_of_server_is_never_just_not_ready(call, method, reply, error):
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(reply.status_code, content=reply.content, headers=reply.headers)
+
+    with pytest.raises(error):
+        call(answer, method)
+
+
+def test_another_refusal_is_not_just_not_ready(call, refuse):
+    for method, code in (("ready", "overloaded"), ("health", "overloaded")):
+        with pytest.raises(Overloaded):
+            call(lambda _request, code=code: refuse(code, 503, retryable=True), method)
+    assert call(lambda _request: refuse("model_fault", 500, retryable=False), "health")[0] is False
+
+
+@pytest.mark.parametrize(("options", "asked"), [({}, "none"), ({"ensemble": 2}, "map"), ({"variance": "map"}, "map")])
+def test_a_variance_is_asked_for_where_there_can_be_one(call, server, scene, options, asked):
+    call(server, "predict", *scene.arrays, **options)
+    assert server.posted()[0]["return"]["variance"] == asked
+
+
+WRITTEN = {"state_names": ["b", "a"], "state_units": ("deg", "mm")}
+
+
+@pytest.mark.parametrize("method", ["predict", "observe", "open_session", "likelihood", "score"])
+def test_names_and_units_of_states_go_with_the_observation(call, server, scene, method):
+    more = {
+        "predict": {"future_states": scene.future_states},
+        "likelihood": {"target": scene.frames, "target_states": scene.states},
+        "score": {"candidates": scene.future_states[None], "objectives": [Objective.smoothness()]},
+    }
+    server.script = [httpx.Response(200, json={})]  # only what is sent matters
+    with pytest.raises(ProtocolError):
+        call(server, method, scene.frames, scene.states, **more.get(method, {}), **WRITTEN)
+    (body,) = server.posted()
+    state = body.pop("observation")["state"]
+    assert (state["names"], state["units"]) == (["b", "a"], ["deg", "mm"])
+    assert "'mm'" not in str(body)  # the observation's hold for every other state
+
+
+def test_states_are_as_the_schema_has_them_by_default(call, server, scene):
+    call(server, "predict", *scene.arrays)
+    assert set(server.posted()[0]["observation"]["state"]) == {"values"}
+
+
+def test_an_uploaded_observation_has_its_names_and_units(call, server, scene):
+    with pytest.raises(InvalidRequest, match="which has its own"):
+        call(server, "predict", None, None, scene.future_states, observation=Observation("o-1", 60.0), **WRITTEN)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("named", "path"), [({}, "eve25"), ({"schema": "a b"}, "a%20b")])
+def test_states_are_tried_without_a_prediction(call, server, answer, scene, named, path):
+    odd = {"code": "units_suspicious", "pointer": "/values", "message": "looks like degrees"}
+    server.script = [answer({"name": "eve25", "rows": 3, "dim": 2, "first_row": [0.5, 1.0], "warnings": [odd]})]
+    checked, _ = call(server, "check_states", scene.states, **named, **WRITTEN)
+
+    (body,) = server.posted()
+    np.testing.assert_array_equal(body["values"], scene.states.astype(np.float32))
+    assert (body["names"], body["units"]) == (["b", "a"], ["deg", "mm"])
+    assert server.requests[-1].url.raw_path.decode() == f"/v1/state-schemas/{path}/check"
+    assert (checked.schema, checked.num_rows, checked.first_row.tolist()) == ("eve25", 3, [0.5, 1.0])
+    assert [notice.code for notice in checked.warnings] == ["units_suspicious"]
 
 
 def test_a_model_that_is_not_there_is_unknown(call, server):
@@ -261,8 +385,57 @@ def test_both_clients_have_the_same_methods_and_arguments():
     names = {name for name in vars(Client) if not name.startswith("_")}
     assert names == {name for name in vars(AsyncClient) if not name.startswith("_")}
     for name in names:
-        one, other = (str(inspect.signature(getattr(client, name))) for client in (Client, AsyncClient))
-        assert one == other.replace("AsyncSession", "Session")
+        one, other = (inspect.signature(getattr(client, name)).parameters for client in (Client, AsyncClient))
+        assert str(one) == str(other)
+
+
+ANSWERS = {
+    "predict": "Prediction",
+    "likelihood": "Likelihood",
+    "score": "Scores",
+    "observe": "HeldObservation",
+    "forget": "None",
+    "open_session": "Session",
+    "models": "Tuple[Model, ...]",
+    "model": "Model",
+    "state_schemas": "Tuple[StateSchema, ...]",
+    "check_states": "StateCheck",
+    "ready": "bool",
+    "health": "bool",
+    "version": "Mapping[str, object]",
+    "model_statuses": "Tuple[ModelStatus, ...]",
+    "load_model": "ModelStatus",
+    "unload_model": "ModelStatus",
+    "close": "None",
+}
+SESSION_ANSWERS = {
+    "step": "StepPrediction",
+    "push": "Tuple[Compared, ...]",
+    "fork": "Session",
+    "rollback": "SessionStatus",
+    "reset": "SessionStatus",
+    "status": "SessionStatus",
+    "close": "None",
+}
+ASYNC = {"observe": "AsyncHeldObservation", "open_session": "AsyncSession", "fork": "AsyncSession"}
+STREAMS = {
+    Client: "Generator[Union[Progress, Prediction], None, None]",
+    AsyncClient: "AsyncGenerator[Union[Progress, Prediction], None]",
+}
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient, Session, AsyncSession])
+def test_help_shows_what_every_method_returns(kind):
+    is_session, is_async = kind in (Session, AsyncSession), kind in (AsyncClient, AsyncSession)
+    expected = dict(SESSION_ANSWERS) if is_session else {**ANSWERS, "predict_stream": STREAMS[kind]}
+    if is_async:
+        expected.update((name, answer) for name, answer in ASYNC.items() if name in expected)
+    methods = {name: each for name, each in vars(kind).items() if inspect.isfunction(each) and name[0] != "_"}
+    assert {name: inspect.signature(each).return_annotation for name, each in methods.items()} == expected
+    for name, each in methods.items():
+        (title,) = [line for line in pydoc.plain(pydoc.render_doc(each)).splitlines() if f"{name}(self" in line]
+        assert title.endswith(f"-> {expected[name]!r}")
+        assert not re.search(r"Flow|calls|wire", title)
 
 
 def test_signatures_show_what_callers_see():
@@ -270,3 +443,8 @@ def test_signatures_show_what_callers_see():
     assert list(signature.parameters)[:4] == ["self", "frames", "states", "future_states"]
     assert signature.return_annotation == "Prediction"
     assert "retry" not in signature.parameters
+
+
+def test_help_says_how_long_a_silent_server_is_waited_for():
+    for kind in (Client, AsyncClient):
+        assert "given up on about a second after" in " ".join(kind.predict.__doc__.split())

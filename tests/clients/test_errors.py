@@ -4,8 +4,17 @@ import pickle
 
 import pytest
 
-from foreframe_client import ForeframeError, NonFinite, Problem, Reason, ServerError, TransportError
-from foreframe_client._errors import ERRORS
+from foreframe_client import (
+    DeadlineUnmeetable,
+    ForeframeError,
+    InvalidRequest,
+    NonFinite,
+    Problem,
+    Reason,
+    ServerError,
+    TransportError,
+)
+from foreframe_client._errors import ERRORS, error_of
 
 
 def subclasses(kind):
@@ -27,6 +36,14 @@ def test_a_class_knows_its_code_without_a_problem(kind):
     assert str(error) == error.detail == "words"
     assert error.code == kind.code
     assert error.reasons == ()
+
+
+def test_a_busy_server_is_no_invalid_request():
+    problem = Problem("deadline_unmeetable", 503, is_retryable=True)
+    error = error_of("Not now.", problem)
+    assert type(error) is DeadlineUnmeetable
+    assert (error.status, error.is_retryable) == (503, True)
+    assert not isinstance(error, InvalidRequest)
 
 
 def test_errors_cross_processes_whole():

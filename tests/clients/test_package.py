@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import foreframe_client
@@ -103,6 +106,25 @@ def test_the_public_list_is_exact():
     public = {name for name in named if not name.startswith("_")} | {"__version__"}
     assert set(foreframe_client.__all__) == public
     assert foreframe_client.__all__ == sorted(foreframe_client.__all__)
+
+
+def test_environments_without_gymnasium_say_what_to_install():
+    code = "import sys; sys.modules['gymnasium'] = None; import foreframe_client.gym"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("needs gymnasium: pip install 'foreframe-client[gym]'\n")
+
+
+def test_results_that_hold_arrays_are_printed_without_them():
+    kinds = [value for value in vars(foreframe_client).values() if dataclasses.is_dataclass(value)]
+    holding = {kind for kind in kinds if any("np.ndarray" in str(each.type) for each in dataclasses.fields(kind))}
+    assert {foreframe_client.Prediction, foreframe_client.StepPrediction} < holding
+    for kind in holding:
+        fields = {each.name: np.zeros((7, 5)) for each in dataclasses.fields(kind)}
+        words = ", ".join(f"{name}=float64[7, 5]" for name in fields)
+        assert repr(kind(**fields)) == f"{kind.__name__}({words})"
+    goal = foreframe_client.Objective.goal_image(np.zeros((4, 5, 3), np.uint8))
+    assert "'image': uint8[4, 5, 3]" in repr(goal)
 
 
 def test_types_are_shipped():

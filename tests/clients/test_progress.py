@@ -298,9 +298,11 @@ def test_maps_that_are_no_arrays_stay_maps(fields):
 
 
 def test_help_says_what_is_iterated_over():
-    for kind in (Client, AsyncClient):
+    made = {Client: "Generator[Union[Progress, Prediction], None, None]"}
+    made[AsyncClient] = "AsyncGenerator[Union[Progress, Prediction], None]"
+    for kind, iterated in made.items():
         method = kind.predict_stream
         assert method.__name__ == "predict_stream"
         assert "last item is its answer" in method.__doc__
-        assert inspect.signature(method).return_annotation == "Union[Progress, Prediction]"
+        assert inspect.signature(method).return_annotation == iterated
         assert inspect.signature(method).parameters == inspect.signature(kind.predict).parameters

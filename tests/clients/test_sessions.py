@@ -15,6 +15,7 @@ from foreframe_client import (
     Client,
     InvalidRequest,
     NonFinite,
+    Observation,
     Overloaded,
     Session,
     StepOutOfOrder,
@@ -145,6 +146,45 @@ def test_frames_that_arrived_are_not_sent_twice(tell, server, scene, status, ref
         tell(server, scene.arrays[:2], [("push", scene.arrays[:2], {})])
 
     assert len(server.posted()) == 2
+
+
+def test_names_and_units_hold_for_all_that_a_session_sends(tell, server, scene, status, stepped, answer):
+    seen, rows = scene.arrays[:2], scene.future_states
+    server.script = [status(), stepped(1), answer({**STATUS, "compared": []}), status(), status(session_id="s-2")]
+    story = [("step", (rows,), {}), ("push", seen, {}), ("reset", seen, {}), ("fork", (), {})]
+    told, _ = tell(server, seen, story, state_names=["a"], state_units=["deg"])
+
+    start, step, push, reset, _ = server.posted()
+    written = [
+        start["observation"]["state"],
+        step["future"],
+        push["observation"]["state"],
+        reset["observation"]["state"],
+    ]
+    assert [(each["names"], each["units"]) for each in written] == [(["a"], ["deg"])] * 4
+    assert told[3]._opened.layout.units == ["deg"]
+
+
+@pytest.mark.parametrize("start", [{"clip": 3}, {"observation": Observation("o-1", 60.0)}])
+def test_what_starts_without_states_may_say_how_those_that_follow_are_written(
+    tell, server, scene, status, stepped, start
+):
+    server.script = [status(), stepped(1)]
+    tell(server, (), [("step", (scene.future_states,), {})], state_units=["deg"], **start)
+    assert server.posted()[1]["future"]["units"] == ["deg"]
+
+
+def test_a_step_asks_for_a_variance_where_there_can_be_one(tell, server, scene, status, stepped):
+    server.script = [status(), stepped(1), stepped(2)]
+    rows = scene.future_states
+    tell(server, scene.arrays[:2], [("step", (rows,), {}), ("step", (rows,), {"ensemble": 4})])
+    assert [body["return"]["variance"] for body in server.posted()[1:]] == ["none", "map"]
+
+
+def test_a_session_from_nothing_is_answered_with_what_there_could_be(tell, server):
+    with pytest.raises(InvalidRequest, match=r"^give frames and states, an observation, or a clip$"):
+        tell(server, (), [])
+    assert server.requests == []
 
 
 def test_a_clip_starts_a_session_without_frames(tell, server, status):

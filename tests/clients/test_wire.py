@@ -61,6 +61,34 @@ def test_arrays_of_a_prediction_may_be_written_to(prediction):
         assert array.flags.writeable
 
 
+@pytest.mark.parametrize("error", [[0.5, 1.25], None])
+def test_a_calibration_is_read(prediction, error):
+    told = {"coverage": 0.95, "line_per_frame": [0.3, 0.4], "error_per_frame": error}
+    prediction["uncertainty"].update(calibration=told, verdict="partly", trusted_horizon=1)
+    read = wire.read_prediction(reply(prediction))
+    assert (read.verdict, read.trusted_horizon, read.calibration.coverage) == ("partly", 1, 0.95)
+    assert read.calibration.line_per_frame.tolist() == [0.3, 0.4]
+    assert (read.calibration.error_per_frame is None) is (error is None)
+    assert error is None or read.calibration.error_per_frame.tolist() == error
+
+
+def test_a_prediction_is_printed_in_one_short_line(prediction):
+    printed = repr(wire.read_prediction(reply(prediction)))
+    assert printed.startswith("Prediction(id='p-1', model='toy', revision='r1', frames=uint8[2, 4, 5, 3], ")
+    assert "variance=float32[2, 4, 5]" in printed
+    assert "members=uint8[2, 2, 4, 5, 3]" in printed
+    assert "array(" not in printed
+    assert "\n" not in printed
+    assert "calibration" not in printed  # None
+
+
+def test_what_is_not_calibrated_says_so(prediction):
+    for told in ({"verdict": "uncalibrated", "trusted_horizon": None, "calibration": None}, {}):
+        document = {**prediction, "uncertainty": {"members": 2, **told}}
+        read = wire.read_prediction(reply(document))
+        assert (read.calibration, read.verdict, read.trusted_horizon) == (None, "uncalibrated", None)
+
+
 def test_what_was_not_asked_for_is_none(prediction):
     prediction.update(members=None, degraded=None)
     prediction["uncertainty"].update(map=None, spread_per_frame=None)
@@ -134,7 +162,15 @@ def test_a_problem_becomes_the_error_of_its_code():
     assert type(error) is UnknownModel
     assert (error.status, error.request_id, error.is_retryable) == (404, "r-9", False)
     assert error.reasons[0].expected == "toy"
-    assert str(error) == "The queue is full.; /model: is not loaded"
+    assert str(error) == "The queue is full; /model: is not loaded (expected toy, received a text)"
+
+
+def test_what_is_not_known_of_a_reason_is_not_said():
+    told = [{}, {"expected": "3"}, {"expected": None, "received": "4"}]
+    reasons = [{"pointer": f"/{number}", "message": "is wrong", **more} for number, more in enumerate(told)]
+    error = wire.refusal(problem(detail="It cannot be.", errors=reasons))
+    assert str(error) == "It cannot be; /0: is wrong; /1: is wrong (expected 3); /2: is wrong (received 4)"
+    assert str(wire.refusal(problem(detail="It cannot be."))) == "It cannot be."
 
 
 def test_a_code_of_a_later_server_is_kept():
@@ -165,6 +201,26 @@ def test_a_proxys_refusal_is_tried_again_only_when_it_says_when(headers, expecte
     assert (error.is_retryable, error.retry_after_ms) == expected
 
 
+@pytest.mark.parametrize(
+    ("status", "media", "is_doubted"),
+    [
+        (404, "text/html", True),
+        (404, "application/json", True),
+        (501, "text/html", True),
+        (502, "text/html", False),
+        (500, "text/plain", False),
+    ],
+)
+def test_an_answer_of_another_kind_of_server_is_doubted(status, media, is_doubted):
+    error = wire.refusal(wire.Reply(status, {"content-type": media}, b"<html>File not found</html>"))
+    assert ("is this a foreframe server?" in str(error)) is is_doubted
+
+
+def test_a_page_instead_of_an_answer_is_doubted():
+    with pytest.raises(ProtocolError, match=r"text/html.*is this a foreframe server\?"):
+        wire.fields_of(wire.Reply(200, {"content-type": "text/html; charset=utf-8"}, b"<html>welcome</html>"))
+
+
 def test_a_redirect_is_a_refusal():
     assert type(wire.refusal(wire.Reply(307, {"location": "http://elsewhere"}, b""))) is ServerError
 
@@ -193,6 +249,40 @@ def test_path_segments_cannot_leave_their_place():
 def test_frames_that_cannot_be_sent_are_named(frames, scene):
     with pytest.raises(InvalidRequest, match=r"^frames must"):
         wire.seen(frames, scene.states, None)
+
+
+def test_a_tensor_is_told_how_it_becomes_an_array(scene):
+    class Tensor:
+        dtype = "torch.uint8"
+
+        def numpy(self):
+            return scene.frames
+
+    with pytest.raises(InvalidRequest, match=r"not Tensor; give its `\.numpy\(\)`$"):
+        wire.seen(Tensor(), scene.states, None)
+    with pytest.raises(InvalidRequest, match=r"not list$"):
+        wire.seen([[0]], scene.states, None)
+
+
+def test_nothing_at_all_is_answered_with_what_there_could_be():
+    with pytest.raises(InvalidRequest, match=r"^give frames and states, or an observation$"):
+        wire.seen(None, None, None)
+
+
+def test_what_is_empty_is_not_called_the_wrong_axes(scene):
+    with pytest.raises(InvalidRequest, match=r"^states must have at least one row"):
+        wire.seen(scene.frames, np.zeros((0, 25)), None)
+    with pytest.raises(InvalidRequest, match=r"^frames must have at least one picture"):
+        wire.seen(scene.frames[:0], scene.states, None)
+    with pytest.raises(InvalidRequest, match=r"^states must have axes n d"):
+        wire.seen(scene.frames, np.zeros(25), None)
+
+
+@pytest.mark.parametrize("words", ["rad", [1, 2], 3])
+@pytest.mark.parametrize("name", ["names", "units"])
+def test_names_and_units_are_lists_of_text(name, words):
+    with pytest.raises(InvalidRequest, match=f"^state_{name} must be a list of text"):
+        wire.Layout.of(**{"names": None, "units": None, name: words})
 
 
 @pytest.mark.parametrize("states", [np.zeros(25), np.zeros((1, 2, 3)), np.zeros((0, 25)), "x", None, [["a"]], [[1j]]])
@@ -232,6 +322,8 @@ def test_an_observation_stands_instead_of_frames(scene):
     assert wire.seen(None, None, held) is held
     with pytest.raises(InvalidRequest, match="beside an observation"):
         wire.seen(scene.frames, None, held)
+    with pytest.raises(InvalidRequest, match="which has its own"):
+        wire.seen(None, None, held, wire.Layout.of(None, ["deg"]))
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", np.bool_(True), None])

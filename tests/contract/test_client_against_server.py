@@ -18,6 +18,7 @@ from foreframe_client import (
     InvalidRequest,
     Prediction,
     ServerError,
+    StateCheck,
     StateDimMismatch,
     UnknownModel,
 )
@@ -140,11 +141,49 @@ def test_a_tolerance_ends_an_ensemble_early_without_degrading_it():
 
 
 def test_one_member_has_no_variance_and_the_server_says_so():
-    prediction = predict(strategy="posterior_mean")
+    prediction = predict(strategy="posterior_mean", variance="map")
     assert prediction.variance is None
     assert prediction.spread_per_frame is None
     assert prediction.members is None
     assert [notice.code for notice in prediction.warnings] == ["spread_unknown"]
+
+
+def test_defaults_bring_no_warning():
+    assert predict().warnings == ()
+
+
+def test_states_by_name_and_in_other_units_are_put_right():
+    """Rows in another order and unit are answered as the same rows in the schema's, and said to have been changed."""
+    state = CONTRACT.state
+    units = {name: "deg" if unit == "rad" else unit for name, unit in zip(state.names, state.units, strict=True)}
+    names = state.names[::-1]
+    assert "rad" in state.units
+    assert names != state.names
+    scale = np.array([180 / np.pi if unit == "rad" else 1.0 for unit in state.units])
+    sent = {
+        "states": (STATES * scale)[:, ::-1],
+        "future_states": (FUTURE * scale)[:, ::-1],
+        "state_names": names,
+        "state_units": [units[name] for name in names],
+    }
+    changed = predict(**sent)
+    assert {notice.code for notice in changed.warnings} == {"states_reordered", "units_converted"}
+    np.testing.assert_allclose(changed.frames.astype(int), predict().frames.astype(int), atol=1)
+
+
+def test_states_are_checked_as_a_prediction_would_read_them():
+    units = ["deg" if unit == "rad" else unit for unit in CONTRACT.state.units]
+
+    async def check(client: AsyncClient) -> tuple[StateCheck, StateCheck]:
+        return await client.check_states(STATES), await client.check_states(
+            STATES, schema=CONTRACT.state.name, state_names=CONTRACT.state.names, state_units=units
+        )
+
+    plain, converted = tell(check)
+    assert (plain.schema, plain.num_rows) == (CONTRACT.state.name, len(STATES))
+    np.testing.assert_allclose(plain.first_row, STATES[0], rtol=1e-5)
+    assert "units_converted" in {notice.code for notice in converted.warnings}
+    assert not np.allclose(converted.first_row, STATES[0])
 
 
 @pytest.mark.parametrize(("selection", "expected"), [("last", [8]), ([1, 3], [1, 3]), (np.array([2]), [2])])

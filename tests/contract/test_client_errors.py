@@ -2,7 +2,7 @@
 
 import pytest
 
-from foreframe_client import InvalidRequest, ServerError
+from foreframe_client import DeadlineUnmeetable, InvalidRequest, ServerError
 from foreframe_client import _wire as wire
 from foreframe_client._errors import ERRORS
 from foreframe_server import errors as service
@@ -50,7 +50,13 @@ def test_a_difference_would_be_found():
 @pytest.mark.parametrize("cause", service.CODES, ids=lambda cause: cause.code)
 def test_the_client_tree_has_the_servers_branches(cause):
     (error,) = (error for error in ERRORS if error.code == cause.code)
-    assert issubclass(error, InvalidRequest) == issubclass(cause, service.InvalidRequest)
+    causes = [kind for kind in vars(service).values() if getattr(kind, "code", None) == cause.code]
+    assert issubclass(error, InvalidRequest) == all(issubclass(kind, service.InvalidRequest) for kind in causes)
+
+
+def test_a_code_that_load_alone_may_cause_is_no_invalid_request():
+    assert not issubclass(service.LoadedDeadline, service.InvalidRequest)
+    assert not issubclass(DeadlineUnmeetable, InvalidRequest)
 
 
 def test_a_plain_problem_of_each_code_is_raised_as_its_class():

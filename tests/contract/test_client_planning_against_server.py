@@ -25,7 +25,8 @@ from foreframe_client import (
 from foreframe_client import _types as words
 from foreframe_client.cost_model import ConstrainedCostModel
 from foreframe_client.planning import CrossEntropyPlanner, Gaussian
-from foreframe_engines.calibration import calibrate
+from foreframe_engines.calibration import UNCALIBRATED, Calibration
+from foreframe_engines.surprise import calibrate_surprise
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_server.app import create_app
 from foreframe_server.opening import given
@@ -44,7 +45,7 @@ MEASURED = (FRAMES, STATES)
 
 def make_app(*, has_tokens=True):
     likelihood = ToyLikelihoodEngine() if has_tokens else None
-    calibration = calibrate([[1.0, 8.0, 30.0]] * 2) if has_tokens else None
+    calibration = Calibration(surprise=calibrate_surprise([[1.0, 8.0, 30.0]] * 2)) if has_tokens else UNCALIBRATED
     contract = CONTRACT if has_tokens else toy_contract()
     return create_app(Settings(), given(ToyRolloutEngine(contract), likelihood, calibration))
 

@@ -94,7 +94,7 @@ def test_who_hangs_up_ends_the_work():
         stream = client.predict_stream(*ASKED, ensemble=32, steps=4, seed=7)
         next(stream)
         stream.close()
-        wait_for_code(client, "request_timeout")
+        wait_for_code(client, "client_left")
         brake.go.set()
         client.predict(*ASKED, steps=1, seed=8)
     assert brake.num_rows <= 2 * 9 + 2 + 1

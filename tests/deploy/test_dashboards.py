@@ -22,6 +22,7 @@ _CLOSED = {
     "reason": names.CODE_LABELS | {names.OTHER},
     "outcome": names.DEADLINE_OUTCOMES,
     "tier": names.CACHE_TIERS,
+    "verdict": names.VERDICTS,
     "event": names.SESSION_EVENTS,
     "stage": names.STAGES | names.CANCEL_STAGES,
 }

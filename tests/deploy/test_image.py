@@ -180,7 +180,7 @@ class Scratch:
             ["/bin/sh", "-ec", step],
             cwd=self.folder / "build",
             # Byte code takes as long as everything else, and nothing here lives long enough to gain from it.
-            env={**environment, "PATH": path, "PIP_ROOT_USER_ACTION": "ignore", "PIP_NO_COMPILE": "1"},
+            env={**environment, "PATH": path, "PIP_ROOT_USER_ACTION": "ignore", "PIP_COMPILE": "0"},
             capture_output=True,
             text=True,
             check=False,

@@ -38,11 +38,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        number = probe.getsockname()[1]
+        number: int = probe.getsockname()[1]
+    return number
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    number = free_port()
     command = [sys.executable, "-m", "foreframe_server", "serve", "--port", str(number)]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -71,6 +76,38 @@ def test_python_blocks_run(port, tmp_path):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "(8, 64, 64, 3)" in done.stdout
+
+
+def test_a_refusal_over_one_connection_ends_the_block(port, tmp_path):
+    (block,) = (block for block in blocks("python") if "/v1/realtime" in block)
+    code = block.replace("8000", str(port)).replace('"size": 8', '"size": 99')
+    assert code.count('"size": 99') == 1
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "invalid_request" in done.stderr or "too_expensive" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_block_of_operators_runs_in_order(tmp_path):
+    block = README.split("## Operate\n", 1)[1].split("```\n", 2)[1]
+    number = str(free_port())
+    script = block.replace("8000", number).replace("--host 0.0.0.0", f"--host 127.0.0.1 --port {number}")
+    script = script.replace(" &\n", " &\ntrap 'kill $!; wait' EXIT\n")
+    assert "trap" in script
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail\n{script}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**environment(), "COLUMNS": "120"},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "READY" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -110,9 +110,7 @@ def test_hanging_up_ends_the_work():
             for number in range(3):
                 ask(socket, "predict", f"r-{number}", sampling={"seed": number, "steps": 50}, **REQUEST)
             assert brake.is_held.wait(PATIENCE_S)
-        wait_for(
-            lambda: 'foreframe_requests_total{code="request_timeout",route="/v1/realtime"} 3.0' in metrics_of(address)
-        )
+        wait_for(lambda: 'foreframe_requests_total{code="client_left",route="/v1/realtime"} 3.0' in metrics_of(address))
         wait_for(lambda: "foreframe_connections 0.0" in metrics_of(address))
         brake.go.set()
         wait_for(lambda: "foreframe_queue_step_seconds 0.0" in metrics_of(address))

@@ -13,11 +13,14 @@ from foreframe_engines import (
     LIKELIHOOD_GRAPHS,
     Bundle,
     BundleError,
+    Calibration,
     GraphFiles,
+    NoisePlan,
+    SpreadCalibration,
     TokenRow,
     builtin_bundle,
     bundle,
-    calibrate,
+    calibrate_surprise,
     calibration_to_json,
     open_likelihood_engine,
     open_rollout_engine,
@@ -26,6 +29,7 @@ from foreframe_engines import (
 )
 from foreframe_engines.bundle import verify_folder
 from foreframe_engines.contract_json import NO_LATENTS, NO_SAMPLER
+from foreframe_engines.spread import SpreadScale
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -196,24 +200,50 @@ def test_a_likelihood_graph_that_is_missing_is_refused(likelihood_folder: Path) 
 
 
 def test_a_calibration_comes_with_a_likelihood_model(likelihood_folder: Path) -> None:
-    assert Bundle.open(likelihood_folder).calibration is None
-    calibration = calibrate([30.0, 40.0, 80.0])
+    assert Bundle.open(likelihood_folder).calibration == Calibration()
+    calibration = Calibration(surprise=calibrate_surprise([30.0, 40.0, 80.0]))
     (likelihood_folder / "calibration.json").write_text(calibration_to_json(calibration))
     with pytest.raises(BundleError, match=r"'calibration\.json' is not in the manifest"):
         Bundle.open(likelihood_folder)
     write_manifest(likelihood_folder)
     assert Bundle.open(likelihood_folder).calibration == calibration
-    (likelihood_folder / "calibration.json").write_text("{}")
+    (likelihood_folder / "calibration.json").write_text('{"surprise": {}}')
     write_manifest(likelihood_folder)
-    with pytest.raises(BundleError, match=r"calibration\.json: key 'scenario' is missing"):
+    with pytest.raises(BundleError, match=r"calibration\.json: surprise: key 'scenario' is missing"):
         Bundle.open(likelihood_folder)
 
 
 def test_a_calibration_without_a_likelihood_model_is_refused(bundle_folder: Path) -> None:
-    (bundle_folder / "calibration.json").write_text(calibration_to_json(calibrate([30.0, 40.0])))
+    (bundle_folder / "calibration.json").write_text(
+        calibration_to_json(Calibration(surprise=calibrate_surprise([30.0, 40.0])))
+    )
     write_manifest(bundle_folder)
-    with pytest.raises(BundleError, match=r"calibration\.json: the bundle has no likelihood model"):
+    with pytest.raises(BundleError, match=r"calibration\.json: surprise: the bundle has no likelihood model"):
         Bundle.open(bundle_folder)
+
+
+def test_a_calibration_of_the_spread_knows_every_frame(bundle_folder: Path) -> None:
+    horizon = Bundle.open(bundle_folder).contract.horizon
+    for num_frames in (horizon, horizon - 1):
+        numbers = (0.1,) * num_frames
+        spread = SpreadCalibration(40, 0.95, 4, 1.0, NoisePlan.ANTITHETIC, (SpreadScale(2, numbers, numbers),))
+        (bundle_folder / "calibration.json").write_text(calibration_to_json(Calibration(spread=spread)))
+        write_manifest(bundle_folder)
+        if num_frames == horizon:
+            assert Bundle.open(bundle_folder).calibration == Calibration(spread=spread)
+    with pytest.raises(BundleError, match=rf"spread: scales: expected {horizon} numbers"):
+        Bundle.open(bundle_folder)
+
+
+def test_a_calibration_of_the_spread_needs_a_model_that_predicts(likelihood_folder: Path) -> None:
+    make_likelihood_only(likelihood_folder)
+    contract = Bundle.open(likelihood_folder).contract
+    numbers = (0.1,) * contract.horizon
+    spread = SpreadCalibration(40, 0.95, 4, 1.0, NoisePlan.ANTITHETIC, (SpreadScale(2, numbers, numbers),))
+    (likelihood_folder / "calibration.json").write_text(calibration_to_json(Calibration(spread=spread)))
+    write_manifest(likelihood_folder)
+    with pytest.raises(BundleError, match="spread: the bundle predicts nothing"):
+        Bundle.open(likelihood_folder)
 
 
 def test_the_shipped_bundle_opens() -> None:

@@ -178,18 +178,31 @@ class ExportedBundle:
         return self.models.tokens
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedBundle:
-    folder = tmp_path_factory.mktemp("exported") / "bundle"
+def small_models() -> Models:
+    """Make every model of a bundle."""
     rollout, likelihood = small_model(), small_token_model()
     statistics = small_statistics()
     for model in (rollout, likelihood):
         model.states_mean.copy_(torch.from_numpy(statistics.mean))
         model.states_std.copy_(torch.from_numpy(statistics.std))
-    models = Models(small_autoencoder(), rollout, TokenModels(small_tokenizer(), likelihood))
-    extra = {"README.md": b"# small\n"}
-    export_bundle(folder, models, small_contract(), statistics, extra_files=extra)
-    return ExportedBundle(folder, models)
+    return Models(small_autoencoder(), rollout, TokenModels(small_tokenizer(), likelihood))
+
+
+def export_small(folder: Path) -> None:
+    """Write the bundle, and beside it the weights that the models have then."""
+    models, extra = small_models(), {"README.md": b"# small\n"}
+    export_bundle(folder / "bundle", models, small_contract(), small_statistics(), extra_files=extra)
+    torch.save({name: model.state_dict() for name, model in models.by_name().items()}, folder / "weights.pt")
+
+
+@pytest.fixture(scope="session")
+def exported(build_once: Callable[[str, Callable[[Path], None]], Path]) -> ExportedBundle:
+    """One bundle for every process that runs the tests, and models with the weights of those that it was made from."""
+    folder, models = build_once("exported", export_small), small_models()
+    weights = torch.load(folder / "weights.pt", weights_only=True)
+    for name, model in models.by_name().items():
+        model.load_state_dict(weights[name])
+    return ExportedBundle(folder / "bundle", models)
 
 
 ModelFactory = Callable[..., RolloutModel]

@@ -69,8 +69,8 @@ def test_the_likelihood_half_is_small_and_can_be_scored_against_what_is_usual(bu
     models = load_models(bundle.path)
     assert models.tokens is not None
     assert sum(tensor.numel() for tensor in models.tokens.likelihood.state_dict().values()) <= MAX_LIKELIHOOD_WEIGHTS
-    assert bundle.calibration is not None
-    assert bundle.calibration.std > 0
+    assert bundle.calibration.surprise is not None
+    assert bundle.calibration.surprise.std > 0
 
 
 def test_zeroed_states_are_the_training_mean(bundle: Bundle) -> None:

@@ -19,6 +19,7 @@ from foreframe_server.entry import (
     decode_entry,
     encode_entry,
 )
+from foreframe_server.known_contexts import context_digest
 
 SECRET = b"s" * 32
 BASE = Query(
@@ -84,6 +85,12 @@ def test_who_asks_how_urgently_and_for_how_many_is_not_in_the_key():
 def test_memory_layout_is_not_in_the_key():
     strided = replace(BASE, context=np.asfortranarray(BASE.context))
     assert cache_key(strided, "engine", "") == cache_key(BASE, "engine", "")
+
+
+def test_a_context_whose_digest_is_known_makes_the_same_key():
+    key = cache_key(BASE, "engine", "")
+    assert cache_key(BASE, "engine", "", context_digest(BASE.context)) == key
+    assert cache_key(BASE, "engine", "", context_digest(BASE.context[1:])) != key
 
 
 @settings(max_examples=200, deadline=None)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from foreframe_server.known_contexts import KnownContexts
+from foreframe_server.known_contexts import KnownContexts, context_digest
 
 SMALL, LARGE = (4, 8, 8, 3), (4, 256, 256, 3)
 
@@ -57,3 +57,16 @@ def test_frames_that_are_kept_count_as_memory():
         known.put(frames(SMALL, seed), np.ones(3, np.float32))
     assert known.get(frames(SMALL, 0)) is None
     assert known.get(frames(SMALL, 3)) is not None
+
+
+def test_a_digest_that_is_known_stands_for_a_large_context(known):
+    latents = np.ones(3, np.float32)
+    known.put(frames(LARGE), latents, context_digest(frames(LARGE)))
+    assert known.get(frames(LARGE)) is latents
+    assert known.get(frames(LARGE, seed=1), context_digest(frames(LARGE))) is latents
+    assert known.get(frames(LARGE), context_digest(frames(LARGE, seed=1))) is None
+
+
+def test_small_contexts_are_compared_whatever_their_digest(known):
+    known.put(frames(SMALL), np.ones(3, np.float32), b"digest")
+    assert known.get(frames(SMALL, seed=1), b"digest") is None

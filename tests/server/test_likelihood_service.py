@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from foreframe_engines import reading as reference
-from foreframe_engines.calibration import calibrate
 from foreframe_engines.nats import TopKDefinition, count_nats, top_k_cross_entropy
+from foreframe_engines.surprise import calibrate_surprise
 from foreframe_engines.testing import ToyLikelihoodEngine, toy_contract, toy_tokens
 from foreframe_server.context_encoder import ContextEncoder
 from foreframe_server.disconnects import ClientLeft
@@ -16,7 +16,7 @@ from foreframe_server.likelihood_service import LikelihoodService
 from foreframe_server.likelihoods import LikelihoodQuery, Scenario, TopK
 from foreframe_server.observations import StoredObservation
 
-CALIBRATION = calibrate([2.0, 4.0, 6.0, 8.0])
+CALIBRATION = calibrate_surprise([2.0, 4.0, 6.0, 8.0])
 
 
 @contextlib.asynccontextmanager
@@ -164,7 +164,7 @@ class TestRefusals:
             async with run_service(reading) as (service, running):
                 with pytest.raises(ClientLeft):
                     await service.score(query_of(make_clip()), make_call(is_disconnected=is_disconnected))
-                return running.core.count("foreframe_rejected_total", reason="request_timeout")
+                return running.core.count("foreframe_rejected_total", reason="client_left")
 
         assert asyncio.run(scenario()) == 0
 

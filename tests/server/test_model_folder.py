@@ -6,7 +6,8 @@ import pytest
 
 from foreframe_engines.bundle import MANIFEST
 from foreframe_server.errors import UnknownModel
-from foreframe_server.model_folder import ModelFolder, version_order
+from foreframe_server.model_folder import ModelFolder, check_folder, version_order
+from foreframe_server.settings import SettingsError
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -65,3 +66,18 @@ def test_a_version_or_an_adapter_that_is_not_there_is_unknown(tmp_path, name) ->
 
 def test_no_folder_holds_nothing() -> None:
     assert ModelFolder(None).scan() == []
+
+
+def test_without_a_folder_the_setting_is_named() -> None:
+    with pytest.raises(UnknownModel, match=r"no folder of models; set FOREFRAME_MODELS__FOLDER\."):
+        ModelFolder(None).find("reach")
+
+
+def test_a_folder_that_is_none_is_refused_by_the_name_of_its_setting(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("typo", "file", "link"):
+        with pytest.raises(SettingsError, match=r"^FOREFRAME_MODELS__FOLDER: is no directory"):
+            check_folder(tmp_path / name)
+    check_folder(tmp_path)
+    check_folder(None)

@@ -2,6 +2,7 @@ import asyncio
 import time
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from foreframe_server.metrics import Metrics
@@ -80,6 +81,45 @@ def test_while_the_breaker_is_open_nobody_waits_and_a_ping_finds_redis_back(redi
         await link.close()
 
     asyncio.run(scenario())
+
+
+def test_the_log_hears_once_that_redis_is_away_and_once_that_it_is_back(redis_server, fake_clock):
+    async def scenario():
+        link = link_to(redis_server.url, clock=fake_clock)
+        await link.check()
+        redis_server.kill()
+        await link.check()
+        for _ in range(20):
+            await link.call("GET", "anything")
+        redis_server.start()
+        fake_clock.now += 1.0
+        link.can_call()
+        await asyncio.gather(*link._attempts)
+        for _ in range(3):
+            assert (await link.call("PING")).is_answer
+        await link.close()
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(scenario())
+    away, back = lines
+    assert (away["log_level"], away["setting"]) == ("warning", "FOREFRAME_CACHE__REDIS_URL")
+    assert "does not answer" in away["event"]
+    assert away["reason"]
+    assert (back["log_level"], back["event"]) == ("info", "Redis is back")
+
+
+def test_what_fails_once_is_no_line(redis_server):
+    async def scenario():
+        link = link_to(redis_server.url)
+        redis_server.kill()
+        await link.call("GET", "anything")
+        redis_server.start()
+        assert (await link.call("PING")).is_answer
+        await link.close()
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(scenario())
+    assert lines == []
 
 
 def default_client(server):

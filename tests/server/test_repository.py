@@ -5,6 +5,7 @@ import contextlib
 import time
 
 import pytest
+import structlog
 
 from foreframe_server.cache import ResultCache
 from foreframe_server.errors import InvalidRequest, ModelFault, NotReady, UnknownModel
@@ -75,6 +76,32 @@ async def test_a_damaged_model_leaves_the_server_unready_and_others_serving(toy_
         toy_folder.add("reach", "1")
         await run.repository.load("reach")
         assert run.repository.is_ready
+
+
+async def test_an_empty_folder_is_said_at_the_start(toy_folder):
+    toy_folder.path.mkdir()
+    with structlog.testing.capture_logs() as lines:
+        async with running(toy_folder) as run:
+            assert not run.repository.is_ready
+    toy_folder.add("reach", "1")
+    with structlog.testing.capture_logs() as later:
+        async with running(toy_folder):
+            pass
+    assert [(line["log_level"], line["event"]) for line in lines] == [
+        ("warning", "the folder of models holds no model yet")
+    ]
+    assert "warning" not in [line["log_level"] for line in later]
+
+
+async def test_a_folder_of_another_revision_is_one_line_that_names_both(toy_folder):
+    toy_folder.add("reach", "1").rename(toy_folder.path / "reach" / "7")
+    toy_folder.add("grasp", "1")
+    with structlog.testing.capture_logs() as lines:
+        async with running(toy_folder) as run:
+            assert not run.repository.is_ready
+    (line,) = [line for line in lines if line["log_level"] == "error"]
+    assert (line["model"], line["reason"]) == ("reach", "Its folder says reach 7, its contract reach 1.")
+    assert not line.get("exc_info")
 
 
 async def test_a_server_none_of_whose_models_loads_does_not_start(toy_folder):

@@ -10,6 +10,7 @@ import pytest
 from foreframe_engines import EnsembleStatistics, NoisePlan, OnDeadline, Priority, Reducer, converged_size
 from foreframe_engines.sampling import sample
 from foreframe_engines.testing import ToyRolloutEngine, toy_contract
+from foreframe_server import known_contexts
 from foreframe_server.cache import RedisTier, connect_redis
 from foreframe_server.calls import CachePolicy, CacheResult
 from foreframe_server.disconnects import ClientLeft
@@ -22,6 +23,7 @@ from foreframe_server.errors import (
     TooExpensive,
     UnknownModel,
 )
+from foreframe_server.quarantine import digest_arrays
 
 PATIENCE_S = 20
 
@@ -170,6 +172,25 @@ def test_the_computation_ends_when_the_last_rider_leaves(running, make_query, ma
             assert len(core.engine.step_rows) == 51
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("cache", [CachePolicy.USE, CachePolicy.BYPASS])
+def test_a_large_context_is_hashed_once_and_encoded_once(running, make_query, make_call, monkeypatch, cache):
+    hashed = []
+    monkeypatch.setattr(
+        known_contexts, "digest_arrays", lambda label, arrays: hashed.append(label) or digest_arrays(label, arrays)
+    )
+
+    async def scenario():
+        async with running(ToyRolloutEngine(toy_contract(size=256))) as core:
+            context = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), np.uint8)
+            assert known_contexts.is_large(context)
+            for seed in range(2):
+                await core.service.predict(replace(make_query(seed), context=context), make_call(cache=cache))
+            assert core.engine.calls["encode"] == 1
+
+    asyncio.run(scenario())
+    assert hashed == ["context"] * 2
 
 
 def test_a_client_that_hangs_up_frees_the_queue(running, make_query, make_call, gate):

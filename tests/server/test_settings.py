@@ -76,3 +76,49 @@ def test_settings_do_not_change():
 
 def test_every_key_is_named():
     assert {"FOREFRAME_HTTP__PORT", "FOREFRAME_CACHE__REDIS_URL"} <= set(setting_names())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://127.0.0.1", "redis:7", "redis://here:there", "redis:/here"])
+def test_what_is_no_url_of_redis_is_one_line_without_it(monkeypatch, url):
+    monkeypatch.setenv("FOREFRAME_CACHE__REDIS_URL", url)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert str(caught.value).startswith("FOREFRAME_CACHE__REDIS_URL: must be a URL that begins with redis://")
+    assert url not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis://here:6379/0", "rediss://user:word@here", "unix:///run/redis.sock?db=1"])
+def test_every_kind_of_redis_url_is_taken(monkeypatch, url):
+    monkeypatch.setenv("FOREFRAME_CACHE__REDIS_URL", url)
+    assert read_settings().cache.redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize("given", [{}, {"redis_url": "redis://here"}, {"secret": "word"}])
+def test_sessions_are_shared_through_redis_or_the_start_is_refused(given):
+    sessions = {"is_shared": True}
+    with pytest.raises(SettingsError) as caught:
+        read_settings({"sessions": sessions, "cache": given})
+    needed = "FOREFRAME_CACHE__REDIS_URL and FOREFRAME_CACHE__SECRET"
+    assert str(caught.value) == f"FOREFRAME_SESSIONS__IS_SHARED needs {needed}"
+    assert read_settings({"sessions": sessions, "cache": {"redis_url": "redis://here", "secret": "word"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("FOREFRAME_HTTP__PROT", "FOREFRAME_HTTP__PORT"), ("FOREFRAME_CACHE_REDIS_URL", "FOREFRAME_CACHE__REDIS_URL")],
+)
+def test_an_unknown_setting_is_answered_with_the_nearest_ones(monkeypatch, name, nearest):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    message = str(caught.value)
+    assert message.startswith(f"unknown setting {name}; did you mean {nearest}")
+    assert message.count("FOREFRAME_") <= 4
+    assert message.endswith("docs/settings.md lists every one")
+
+
+def test_a_setting_like_no_other_is_answered_with_the_page(monkeypatch):
+    monkeypatch.setenv("FOREFRAME_ZZZZ", "1")
+    with pytest.raises(SettingsError, match=r"^unknown setting FOREFRAME_ZZZZ; docs/settings\.md lists every one$"):
+        read_settings()

@@ -15,6 +15,7 @@ from foreframe_client._async_session import AsyncSession
 from foreframe_client._encodings import FrameEncoding, check_encoding
 from foreframe_client._errors import TransportError
 from foreframe_client._http import (
+    check_address,
     failure_of,
     headers_of,
     is_event_stream,
@@ -59,7 +60,7 @@ def _holding(
         held = await self._run(flow(self._session, *args, **kwargs))
         return AsyncHeldObservation(held.id, held.expires_in_s, held.model, self)
 
-    call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    call.__signature__ = method_signature(flow, "AsyncHeldObservation")  # type: ignore[attr-defined]
     return call
 
 
@@ -72,7 +73,7 @@ def _opening(
     async def call(self: AsyncClient, /, *args: _P.args, **kwargs: _P.kwargs) -> AsyncSession:
         return AsyncSession(await self._run(flow(self._session, *args, **kwargs)), self._run)
 
-    call.__signature__ = method_signature(flow).replace(return_annotation="AsyncSession")  # type: ignore[attr-defined]
+    call.__signature__ = method_signature(flow, "AsyncSession")  # type: ignore[attr-defined]
     return call
 
 
@@ -84,7 +85,7 @@ def _streaming(
     def call(self: AsyncClient, /, *args: _P.args, **kwargs: _P.kwargs) -> AsyncGenerator[Union[Progress, _T], None]:
         return self._stream(flow(self._session, *args, **kwargs))
 
-    present_stream(call, flow)
+    present_stream(call, flow, "AsyncGenerator[{}, None]")
     return call
 
 
@@ -128,7 +129,9 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._session = calls.Session(timeout_s, retry or RetryPolicy(), encoding=check_encoding(encoding))
-        self._http = httpx.AsyncClient(base_url=base_url, headers=headers_of(api_key), transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=check_address(base_url), headers=headers_of(api_key), transport=transport
+        )
         self._sleep = sleep
 
     predict = _awaitable(calls.predict)
@@ -141,6 +144,7 @@ class AsyncClient:
     models = _awaitable(calls.models)
     model = _awaitable(calls.model)
     state_schemas = _awaitable(calls.state_schemas)
+    check_states = _awaitable(calls.check_states)
     ready = _awaitable(calls.ready)
     health = _awaitable(calls.health)
     version = _awaitable(calls.version)
@@ -164,7 +168,7 @@ class AsyncClient:
         try:
             return reply_of(await self._http.send(request_of(self._http, step)))
         except httpx.HTTPError as error:
-            return failure_of(error)
+            return failure_of(error, self._http.base_url)
 
     async def _stream(self, flow: calls.Flow[_T]) -> AsyncGenerator[Union[Progress, _T], None]:
         outcome: calls.Outcome = None
@@ -202,7 +206,7 @@ class AsyncClient:
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
-            hearing.fail(failure_of(error))
+            hearing.fail(failure_of(error, self._http.base_url))
 
     async def close(self) -> None:
         """Close the connections."""

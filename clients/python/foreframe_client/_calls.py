@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable, Dict, Generator, Mapping, Optional, Sequence, Tuple, TypeVar, Union
+from typing import TYPE_CHECKING, Callable, Dict, Generator, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from foreframe_client._errors import (
     ForeframeError,
     Gone,
     InvalidRequest,
+    ModelFault,
+    NotReady,
     ServerError,
     TransportError,
     UnknownModel,
@@ -43,6 +45,7 @@ from foreframe_client._types import (
     Scenario,
     Scores,
     SeedPolicy,
+    StateCheck,
     StateSchema,
     Strategy,
     TopKDefinition,
@@ -109,6 +112,8 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     observation: Optional[Observation] = None,
     model: Optional[str] = None,
     camera: Optional[str] = None,
+    state_names: Optional[Sequence[str]] = None,
+    state_units: Optional[Sequence[str]] = None,
     frame_indices: FrameSelection = "all",
     ensemble: int = 1,
     reducer: Reducer = "mean",
@@ -122,7 +127,7 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     on_deadline: OnDeadline = "degrade",
     stream_id: Optional[str] = None,
     priority: Priority = "controller",
-    variance: Variance = "map",
+    variance: Optional[Variance] = None,
     members: bool = False,
     cache: CachePolicy = "use",
     metadata: Optional[Metadata] = None,
@@ -134,14 +139,16 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
     frames 1..horizon to return, rising. ensemble: how many futures to draw; the reducer makes one of them. tolerance:
     draw fewer once the mean's standard error (root mean square over pixels, white is 1) is at most this. guidance: how
     far from what the model says when it is told nothing, where it can be; 1 is none.
-    deadline_ms: budget for the whole call; each try is sent with what is left of it.
-    model and camera: may be left out when there is only one.
+    deadline_ms: budget for the whole call; each try is sent with what is left of it. A server that stays silent is
+    given up on about a second after it. variance: by default a map from two members on, and none below.
+    model and camera: may be left out when there is only one. state_names and state_units: of each number of a row,
+    where they are not the schema's; they hold for every state of the call, and an uploaded observation keeps them.
 
     Raises InvalidRequest before anything is sent when an argument has the wrong dtype, axes or a number that is not
     finite; another ServerError when the server refuses; TransportError when no answer came.
     """
     deadline = Deadline.after(wire.optional_whole("deadline_ms", deadline_ms), session.clock())
-    seen = wire.seen(frames, states, observation)
+    seen = wire.seen(frames, states, observation, wire.Layout.of(state_names, state_units))
     body: Dict[str, object] = {
         "future": {"kind": "state", **wire.rows(wire.state_rows("future_states", future_states))},
         "frames": wire.selection(frame_indices),
@@ -149,28 +156,31 @@ def predict(  # noqa: PLR0913 - the wire's fields, each with its default, so tha
             size=wire.whole("ensemble", ensemble), reducer=reducer, noise=noise, tolerance=tolerance
         ),
         "sampling": wire.sampling(strategy, steps, seed, guidance),
-        "return": {"encoding": "raw", "variance": variance, "members": members},
+        "return": {"encoding": "raw", "variance": wire.variance_of(variance, ensemble), "members": members},
         **wire.given(on_deadline=on_deadline, stream_id=stream_id, priority=priority, cache=cache, metadata=metadata),
     }
     body.update((yield from from_seen(session, seen, Door("predict", model, camera), deadline)))
     return wire.read_prediction((yield from submit(session, "/v1/predictions", body, deadline)))
 
 
-def observe(
+def observe(  # noqa: PLR0913 - as for `predict`
     session: Session,
     frames: UInt8[np.ndarray, "t h w 3"],
     states: Float32[np.ndarray, "t d"],
     *,
     model: Optional[str] = None,
     camera: Optional[str] = None,
+    state_names: Optional[Sequence[str]] = None,
+    state_units: Optional[Sequence[str]] = None,
     ttl_s: Optional[float] = None,
 ) -> Flow[Observation]:
     """Upload and encode what the robot saw once, to be given as `observation` of many calls.
 
     frames and states: as for `predict`; more frames than a prediction needs are more history for likelihoods.
-    ttl_s: how long the server is to hold it. Raises as `predict` does.
+    ttl_s: how long the server is to hold it. state_names and state_units: as for `predict`; every call that is given
+    the observation writes its states so. Raises as `predict` does.
     """
-    seen = wire.seen(frames, states, None)
+    seen = wire.seen(frames, states, None, wire.Layout.of(state_names, state_units))
     placed = yield from from_seen(session, seen, Door(None, model, camera), Deadline())
     reply = yield from submit(session, "/v1/observations", {**placed, **wire.given(ttl_s=ttl_s)}, Deadline())
     return read_observation(reply, model)
@@ -195,6 +205,8 @@ def likelihood(  # noqa: PLR0913 - as for `predict`
     observation: Optional[Observation] = None,
     model: Optional[str] = None,
     camera: Optional[str] = None,
+    state_names: Optional[Sequence[str]] = None,
+    state_units: Optional[Sequence[str]] = None,
     scenario: Scenario = "teacher_forced",
     top_k: Optional[int] = None,
     top_k_definition: Optional[TopKDefinition] = None,
@@ -210,7 +222,7 @@ def likelihood(  # noqa: PLR0913 - as for `predict`
     cross-entropy over the k likeliest ids, under a named definition. The rest is as for `predict`, errors too.
     """
     deadline = Deadline.after(wire.optional_whole("deadline_ms", deadline_ms), session.clock())
-    seen = wire.seen(frames, states, observation)
+    seen = wire.seen(frames, states, observation, wire.Layout.of(state_names, state_units))
     has_top_k = top_k is not None or top_k_definition is not None
     body: Dict[str, object] = {
         "target": write_target(target, target_states, session.encoding),
@@ -234,6 +246,8 @@ def score(  # noqa: PLR0913 - as for `predict`
     observation: Optional[Observation] = None,
     model: Optional[str] = None,
     camera: Optional[str] = None,
+    state_names: Optional[Sequence[str]] = None,
+    state_units: Optional[Sequence[str]] = None,
     ids: Optional[Sequence[str]] = None,
     constraints: Sequence[Constraint] = (),
     ensemble: int = 1,
@@ -259,7 +273,7 @@ def score(  # noqa: PLR0913 - as for `predict`
     errors too.
     """
     deadline = Deadline.after(wire.optional_whole("deadline_ms", deadline_ms), session.clock())
-    seen = wire.seen(frames, states, observation)
+    seen = wire.seen(frames, states, observation, wire.Layout.of(state_names, state_units))
     body: Dict[str, object] = {
         "candidates": write_candidates(candidates, ids),
         "objectives": write_objectives(objectives),
@@ -290,14 +304,37 @@ def state_schemas(session: Session) -> Flow[Tuple[StateSchema, ...]]:
     return wire.read_state_schemas((yield from _get(session, "v1", "state-schemas")))
 
 
+def check_states(
+    session: Session,
+    states: Float32[np.ndarray, "n d"],
+    *,
+    schema: Optional[str] = None,
+    state_names: Optional[Sequence[str]] = None,
+    state_units: Optional[Sequence[str]] = None,
+) -> Flow[StateCheck]:
+    """Try rows of states without a prediction: hear what would be refused, put right or warned of.
+
+    schema: a state schema's name, by default that of the server's only model. state_names and state_units: as for
+    `predict`. Raises UnknownModel for a schema that the server does not know, and else as `predict` does.
+    """
+    body = wire.rows(wire.state_rows("states", states), wire.Layout.of(state_names, state_units))
+    if schema is None:
+        schema = (yield from _contract(session, Door(None, None, None), Deadline())).state_schema
+    request = wire.post(wire.get("v1", "state-schemas", schema, "check").path, body)
+    return wire.read_state_check((yield from ask(session, lambda _left_ms: request, Deadline())))
+
+
 def ready(session: Session) -> Flow[bool]:
-    """Say whether the server takes work now; False while it starts or drains. Raises TransportError."""
-    return (yield from _is_fine(session, "readyz"))
+    """Say whether the server takes work now; False while it starts or drains.
+
+    Raises TransportError when no answer came, and ServerError or ProtocolError when the answer is another.
+    """
+    return (yield from _is_fine(session, "readyz", NotReady))
 
 
 def health(session: Session) -> Flow[bool]:
-    """Say whether the server is alive. Raises TransportError."""
-    return (yield from _is_fine(session, "healthz"))
+    """Say whether the server is alive; False when its model could not be opened. Raises as `ready` does."""
+    return (yield from _is_fine(session, "healthz", ModelFault))
 
 
 def version(session: Session) -> Flow[Mapping[str, object]]:
@@ -305,11 +342,12 @@ def version(session: Session) -> Flow[Mapping[str, object]]:
     return wire.read_document((yield from _get(session, "version")))
 
 
-def _is_fine(session: Session, path: str) -> Flow[bool]:
+def _is_fine(session: Session, path: str, otherwise: Type[ServerError]) -> Flow[bool]:
     try:
-        yield from attempt(session, lambda _left_ms: wire.get(path), Deadline())
-    except ServerError:
+        reply = yield from attempt(session, lambda _left_ms: wire.get(path), Deadline())
+    except otherwise:
         return False
+    wire.fields_of(reply).text("status")  # any server may answer 200 to any path
     return True
 
 

@@ -15,6 +15,7 @@ from foreframe_client import _calls as calls
 from foreframe_client._encodings import FrameEncoding, check_encoding
 from foreframe_client._errors import TransportError
 from foreframe_client._http import (
+    check_address,
     failure_of,
     headers_of,
     is_event_stream,
@@ -58,7 +59,7 @@ def _holding(
         held = self._run(flow(self._session, *args, **kwargs))
         return HeldObservation(held.id, held.expires_in_s, held.model, self)
 
-    call.__signature__ = method_signature(flow)  # type: ignore[attr-defined]
+    call.__signature__ = method_signature(flow, "HeldObservation")  # type: ignore[attr-defined]
     return call
 
 
@@ -71,7 +72,7 @@ def _opening(
     def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> Session:
         return Session(self._run(flow(self._session, *args, **kwargs)), self._run)
 
-    call.__signature__ = method_signature(flow).replace(return_annotation="Session")  # type: ignore[attr-defined]
+    call.__signature__ = method_signature(flow, "Session")  # type: ignore[attr-defined]
     return call
 
 
@@ -83,7 +84,7 @@ def _streaming(
     def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> Generator[Union[Progress, _T], None, None]:
         return self._stream(flow(self._session, *args, **kwargs))
 
-    present_stream(call, flow)
+    present_stream(call, flow, "Generator[{}, None, None]")
     return call
 
 
@@ -127,7 +128,7 @@ class Client:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._session = calls.Session(timeout_s, retry or RetryPolicy(), encoding=check_encoding(encoding))
-        self._http = httpx.Client(base_url=base_url, headers=headers_of(api_key), transport=transport)
+        self._http = httpx.Client(base_url=check_address(base_url), headers=headers_of(api_key), transport=transport)
         self._sleep = sleep
 
     predict = _blocking(calls.predict)
@@ -140,6 +141,7 @@ class Client:
     models = _blocking(calls.models)
     model = _blocking(calls.model)
     state_schemas = _blocking(calls.state_schemas)
+    check_states = _blocking(calls.check_states)
     ready = _blocking(calls.ready)
     health = _blocking(calls.health)
     version = _blocking(calls.version)
@@ -163,7 +165,7 @@ class Client:
         try:
             return reply_of(self._http.send(request_of(self._http, step)))
         except httpx.HTTPError as error:
-            return failure_of(error)
+            return failure_of(error, self._http.base_url)
 
     def _stream(self, flow: calls.Flow[_T]) -> Generator[Union[Progress, _T], None, None]:
         outcome: calls.Outcome = None
@@ -193,7 +195,7 @@ class Client:
                     if isinstance(hearing.outcome, TransportError):
                         return
         except httpx.HTTPError as error:
-            hearing.fail(failure_of(error))
+            hearing.fail(failure_of(error, self._http.base_url))
 
     def close(self) -> None:
         """Close the connections."""

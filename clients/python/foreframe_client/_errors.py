@@ -7,9 +7,10 @@ ForeframeError
 ├── ProtocolError              an answer came that is not what the wire says
 └── ServerError                the server refused; also a code this client does not know
     ├── InvalidRequest         also raised before anything is sent
-    │   ├── CameraMissing, StateDimMismatch, NonFinite, TooExpensive, DeadlineUnmeetable
+    │   ├── CameraMissing, StateDimMismatch, NonFinite, TooExpensive
     ├── PayloadTooLarge, UnsupportedMedia, RequestTimeout, Unauthorized, Forbidden, UnknownModel
     ├── CapabilityMissing, Superseded, Cancelled, StepOutOfOrder, Gone, QuotaExceeded
+    ├── DeadlineUnmeetable     not InvalidRequest: under load it may be met later, and is then retryable
     └── Overloaded, NotReady, DeadlineExceeded, ModelFault, WorkerCrashed
 """
 
@@ -52,6 +53,11 @@ class Reason:
     expected: Optional[str] = None
     received: Optional[str] = None
 
+    def __str__(self) -> str:
+        told = (("expected", self.expected), ("received", self.received))
+        known = ", ".join(f"{word} {value}" for word, value in told if value is not None)
+        return f"{self.pointer}: {self.message}" + (f" ({known})" if known else "")
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -86,7 +92,7 @@ class ServerError(ForeframeError):
             self.retry_after_ms = problem.retry_after_ms
 
     def __str__(self) -> str:
-        return "; ".join([self.detail, *(f"{reason.pointer}: {reason.message}" for reason in self.reasons)])
+        return "; ".join([self.detail.rstrip("."), *map(str, self.reasons)]) if self.reasons else self.detail
 
 
 class InvalidRequest(ServerError):
@@ -119,10 +125,10 @@ class TooExpensive(InvalidRequest):
     code = "too_expensive"
 
 
-class DeadlineUnmeetable(InvalidRequest):
-    """The server knows beforehand that it cannot meet this deadline."""
+class DeadlineUnmeetable(ServerError):
+    """The server knows beforehand that it cannot meet this deadline: never (422), or not under its load now (503)."""
 
-    code = "deadline_unmeetable"
+    code, status = "deadline_unmeetable", 422
 
 
 class PayloadTooLarge(ServerError):

@@ -71,6 +71,10 @@ class Fields:
             raise self._wrong(name, "a list of strings")
         return [str(item) for item in value]
 
+    def optional_integer(self, name: str) -> Optional[int]:
+        """Read a whole number that may be missing or null."""
+        return self.integer(name) if self.has(name) else None
+
     def optional_number(self, name: str) -> Optional[float]:
         """Read a number that may be missing or null."""
         return self.number(name) if self.has(name) else None

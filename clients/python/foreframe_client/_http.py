@@ -24,6 +24,13 @@ Closing the iterator hangs up, which ends the server's work.
 """
 
 
+def check_address(base_url: str) -> str:
+    """Return an address that can be asked. Raises InvalidRequest."""
+    if not base_url.startswith(("http://", "https://")):
+        raise InvalidRequest(f"base_url must begin with http:// or https://, unlike {base_url!r}")
+    return base_url
+
+
 def headers_of(api_key: Optional[str]) -> Dict[str, str]:
     """Return the headers that every request carries. Raises InvalidRequest when the key is no header text.
 
@@ -53,12 +60,13 @@ def reply_of(response: httpx.Response) -> Reply:
     return Reply(response.status_code, headers, response.content)
 
 
-def failure_of(error: httpx.HTTPError) -> TransportError:
+def failure_of(error: httpx.HTTPError, server: httpx.URL) -> TransportError:
     """Return what a failure means to the caller."""
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     failure: TransportError
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        failure = ConnectionFailed(f"the server was not reached ({words})")
+        address = f"{server.scheme}://{server.netloc.decode('ascii')}"  # without what a password may be in
+        failure = ConnectionFailed(f"{address} was not reached ({words}); is `foreframe serve` running there?")
     elif isinstance(error, httpx.TimeoutException):
         failure = TimedOut(f"the server did not answer in time ({words})")
     else:
@@ -72,20 +80,27 @@ def is_event_stream(response: httpx.Response) -> bool:
     return response.status_code == 200 and response.headers.get("content-type", "").startswith(EVENT_STREAM)
 
 
-def present_stream(method: Callable[..., object], flow: Callable[..., Flow[object]]) -> None:
-    """Give a method that streams a flow's answer its name, its words and its signature."""
-    signature = method_signature(flow)
-    items = f"Union[Progress, {signature.return_annotation}]"
+def present_stream(method: Callable[..., object], flow: Callable[..., Flow[object]], returns: str) -> None:
+    """Give a method that streams a flow's answer its name, its words and its signature.
+
+    returns: what the method makes, with `{}` for what it yields.
+    """
     method.__name__ = f"{flow.__name__}_stream"
     method.__doc__ = _STREAM_DOC.format(flow=flow.__name__)
-    method.__signature__ = signature.replace(return_annotation=items)  # type: ignore[attr-defined]
+    signature = method_signature(flow, returns.format(f"Union[Progress, {_answer_of(flow)}]"))
+    method.__signature__ = signature  # type: ignore[attr-defined]
 
 
-def method_signature(flow: Callable[..., Flow[object]]) -> inspect.Signature:
-    """Return a flow's signature as its callers see it: `self` in front, the answer as what it returns."""
+def method_signature(flow: Callable[..., Flow[object]], returns: Optional[str] = None) -> inspect.Signature:
+    """Return a flow's signature as its callers see it: `self` in front, by default the answer as what it returns."""
     seen = inspect.signature(flow)
     session, *others = seen.parameters.values()
-    answer = str(seen.return_annotation)[len("Flow[") : -1]
     return seen.replace(
-        parameters=[session.replace(name="self", annotation=seen.empty), *others], return_annotation=answer
+        parameters=[session.replace(name="self", annotation=seen.empty), *others],
+        return_annotation=returns or _answer_of(flow),
     )
+
+
+def _answer_of(flow: Callable[..., Flow[object]]) -> str:
+    """Return X of `Flow[X]`, whatever module the annotation names before it."""
+    return str(inspect.signature(flow).return_annotation).partition("Flow[")[2][: -len("]")]

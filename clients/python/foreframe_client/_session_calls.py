@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Dict, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class OpenSession:
-    """One session as its client knows it. `committed_step_id` is that of the last answer that came."""
+    """One session as its client knows it. `layout` is how all its states are written, which the server does not keep.
+
+    `committed_step_id` is that of the last answer that came.
+    """
 
     session: calls.Session
     session_id: str
     door: calls.Door
+    layout: wire.Layout
     committed_step_id: int = 0
 
 
@@ -48,20 +52,24 @@ def open_session(  # noqa: PLR0913 - as for `step`
     clip: Optional[int] = None,
     model: Optional[str] = None,
     camera: Optional[str] = None,
+    state_names: Optional[Sequence[str]] = None,
+    state_units: Optional[Sequence[str]] = None,
     seed: Optional[int] = None,
     ttl_s: Optional[float] = None,
 ) -> calls.Flow[OpenSession]:
     """Start a stateful rollout from what the robot saw, from an uploaded observation, or from a clip of the model's.
 
     frames and states: as for `predict`. clip: number of a held-out clip that comes with the model. seed: of the noise
-    of every step that names none. ttl_s: how long the server holds the session after its last use. As a context
-    manager the session ends with the block. Raises as `predict` does.
+    of every step that names none. ttl_s: how long the server holds the session after its last use. state_names and
+    state_units: of each number of a row, where they are not the schema's; they hold for every step and push too. As a
+    context manager the session ends with the block. Raises as `predict` does.
     """
     door = calls.Door("predict", model, camera)
-    start = yield from _start(session, (frames, states), observation, clip, door)
+    layout = wire.Layout.of(state_names, state_units)
+    start = yield from _start(session, _Seen(frames, states, observation, clip), door, layout)
     body = {**wire.given(model=model), **start, **wire.given(seed=wire.optional_whole("seed", seed), ttl_s=ttl_s)}
     status = read_status((yield from calls.submit(session, "/v1/sessions", body, Deadline())))
-    return OpenSession(session, status.session_id, door, status.committed_step_id)
+    return OpenSession(session, status.session_id, door, layout, status.committed_step_id)
 
 
 def step(  # noqa: PLR0913 - the wire's fields, each with its default, so that `help` shows them
@@ -80,7 +88,7 @@ def step(  # noqa: PLR0913 - the wire's fields, each with its default, so that `
     deadline_ms: Optional[int] = None,
     on_deadline: OnDeadline = "degrade",
     priority: Priority = "controller",
-    variance: Variance = "map",
+    variance: Optional[Variance] = None,
     members: bool = False,
     metadata: Optional[Metadata] = None,
 ) -> calls.Flow[StepPrediction]:
@@ -93,13 +101,13 @@ def step(  # noqa: PLR0913 - the wire's fields, each with its default, so that `
     deadline = Deadline.after(wire.optional_whole("deadline_ms", deadline_ms), opened.session.clock())
     body: Dict[str, object] = {
         "step_id": opened.committed_step_id + 1,
-        "future": {"kind": "state", **wire.rows(wire.state_rows("states", states))},
+        "future": {"kind": "state", **wire.rows(wire.state_rows("states", states), opened.layout)},
         "frames": wire.selection(frame_indices),
         "ensemble": wire.given(
             size=wire.whole("ensemble", ensemble), reducer=reducer, noise=noise, tolerance=tolerance
         ),
         "sampling": wire.sampling(strategy, steps, seed, guidance),
-        "return": {"encoding": "raw", "variance": variance, "members": members},
+        "return": {"encoding": "raw", "variance": wire.variance_of(variance, ensemble), "members": members},
         **wire.given(on_deadline=on_deadline, priority=priority, metadata=metadata),
     }
     reply = yield from calls.submit(opened.session, path_of(opened.session_id, "steps"), body, deadline)
@@ -116,7 +124,8 @@ def push(
     The next step starts from them. It is not tried again when the connection breaks, because it might count twice.
     Raises as `predict` does.
     """
-    placed = yield from calls.from_seen(opened.session, wire.seen(frames, states, None), opened.door, Deadline())
+    seen = wire.seen(frames, states, None, opened.layout)
+    placed = yield from calls.from_seen(opened.session, seen, opened.door, Deadline())
     request = wire.post(path_of(opened.session_id, "observations"), {"observation": placed["observation"]})
     return read_compared((yield from calls.attempt(opened.session, lambda _left_ms: request, Deadline())))
 
@@ -142,10 +151,10 @@ def reset(
     seed: Optional[int] = None,
 ) -> calls.Flow[SessionStatus]:
     """Go back to the start, or to another one; steps are counted from 1 again. Arguments are those of a session."""
-    is_same = frames is None and states is None and observation is None and clip is None
+    seen = _Seen(frames, states, observation, clip)
     start: Mapping[str, object] = {}
-    if not is_same:
-        start = yield from _start(opened.session, (frames, states), observation, clip, opened.door)
+    if clip is not None or seen.has_more_than_a_clip:
+        start = yield from _start(opened.session, seen, opened.door, opened.layout)
     fields = {name: value for name, value in start.items() if name != "model"}
     return (yield from _moved(opened, "reset", {**fields, **wire.given(seed=wire.optional_whole("seed", seed))}))
 
@@ -165,23 +174,35 @@ def close(opened: OpenSession) -> calls.Flow[None]:
         return
 
 
-_Seen = Tuple[Optional["UInt8[np.ndarray, 't h w 3']"], Optional["Float32[np.ndarray, 't d']"]]
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a session is to start from, as it was given."""
+
+    frames: Optional[UInt8[np.ndarray, "t h w 3"]]
+    states: Optional[Float32[np.ndarray, "t d"]]
+    observation: Optional[Observation]
+    clip: Optional[int]
+
+    @property
+    def has_more_than_a_clip(self) -> bool:
+        """Whether anything but a clip was given."""
+        return any(each is not None for each in (self.frames, self.states, self.observation))
 
 
 def _start(
-    session: calls.Session,
-    seen: _Seen,
-    observation: Optional[Observation],
-    clip: Optional[int],
-    door: calls.Door,
+    session: calls.Session, given: _Seen, door: calls.Door, layout: wire.Layout
 ) -> calls.Flow[Dict[str, object]]:
     """Write what a session starts from. Raises InvalidRequest."""
-    if clip is None:
-        found: Union[wire.Seen, Observation] = wire.seen(*seen, observation)
-        return (yield from calls.from_seen(session, found, door, Deadline()))
-    if any(each is not None for each in (*seen, observation)):
+    if given.clip is None and not given.has_more_than_a_clip:
+        raise InvalidRequest("give frames and states, an observation, or a clip")
+    if given.observation is not None:  # which is written already: the layout is that of what follows
+        layout = wire.AS_THE_SCHEMA
+    if given.clip is None:
+        seen = wire.seen(given.frames, given.states, given.observation, layout)
+        return (yield from calls.from_seen(session, seen, door, Deadline()))
+    if given.has_more_than_a_clip:
         raise InvalidRequest("frames, states and observation must not be given beside a clip")
-    return {"clip": wire.whole("clip", clip)}
+    return {"clip": wire.whole("clip", given.clip)}
 
 
 def _moved(opened: OpenSession, segment: str, body: Mapping[str, object]) -> calls.Flow[SessionStatus]:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Optional, Tuple
 
 import numpy as np
 
+from foreframe_client._short import Short
 from foreframe_client._types import Notice, Prediction
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StepPrediction(Prediction):
     """The frames of a session's step. `frame_indices` count from the step's first row, from 1.
 
@@ -37,11 +38,12 @@ class Shadow:
     baseline_db: Optional[float]
 
 
-@dataclass(frozen=True, eq=False)
-class SessionStatus:
+@dataclass(frozen=True, eq=False, repr=False)
+class SessionStatus(Short):
     """A session as the server holds it. rollback_from: from this step on, every one can be rolled back to.
 
-    frames: seen and predicted since the start. state: the last row, physical units. num_bytes: of the server's memory.
+    frames: seen and predicted since the start. state: the last row, as the model's schema has it. num_bytes: of the
+    server's memory.
     """
 
     session_id: str

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal, Mapping, Optional, Sequence, Tuple, U
 
 import numpy as np
 
+from foreframe_client._short import Short
+
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64, UInt8
 
@@ -74,6 +76,16 @@ class StateSchema:
         return len(self.names)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class StateCheck(Short):
+    """What a server says of rows that fit a schema. `first_row` is as a model would get it, in its order and units."""
+
+    schema: str
+    num_rows: int
+    first_row: Float32[np.ndarray, " d"]
+    warnings: Tuple[Notice, ...]
+
+
 @dataclass(frozen=True)
 class Degraded:
     """How an answer is less than what was asked."""
@@ -92,12 +104,27 @@ class Notice:
     message: str
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpreadCalibration(Short):
+    """What `coverage` of held-out recordings keep, a number a frame, white is 1. It holds for recordings like those.
+
+    line_per_frame: what the spread stays under, at all frames at once. error_per_frame: what the root mean square error
+    of the mean stays under, None of another reducer.
+    """
+
+    coverage: float
+    line_per_frame: Float64[np.ndarray, " f"]
+    error_per_frame: Optional[Float64[np.ndarray, " f"]]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Short):
     """Predicted frames and what they rest on.
 
     variance: how much one draw varies, estimated from the members, mean over RGB, in units where white is 1; None when
     not asked for or with fewer than two members. spread_per_frame: its root mean per frame, None likewise.
+    calibration: None where none applies or no spread was asked for. verdict: `usual`, `partly`, `unusual` or
+    `uncalibrated`. trusted_horizon: the last frame before the first that spreads more than is usual, None uncalibrated.
     members: None unless asked for or not reduced. times_s: seconds after the last context frame.
     cached_members: how many of them were known before. correlation: between the two of an antithetic pair.
     effective_members: independent ones whose mean would be as exact. standard_error: of the mean, root mean square over
@@ -112,6 +139,9 @@ class Prediction:
     times_s: Float64[np.ndarray, " f"]
     variance: Optional[Float32[np.ndarray, "f h w"]]
     spread_per_frame: Optional[Float64[np.ndarray, " f"]]
+    calibration: Optional[SpreadCalibration]
+    verdict: str
+    trusted_horizon: Optional[int]
     members: Optional[UInt8[np.ndarray, "k f h w 3"]]
     num_members: int
     requested_members: int
@@ -130,8 +160,8 @@ class Prediction:
     warnings: Tuple[Notice, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Progress:
+@dataclass(frozen=True, eq=False, repr=False)
+class Progress(Short):
     """A prediction that is not whole yet.
 
     frames: what the members so far make; without any, the posterior mean as the first step sees it.
@@ -178,8 +208,8 @@ class TopKCrossEntropy:
     left_out: int
 
 
-@dataclass(frozen=True, eq=False)
-class Surprise:
+@dataclass(frozen=True, eq=False, repr=False)
+class Surprise(Short):
     """How unusual each grid's bits are among those of held-out episodes.
 
     z: standard deviations above their mean. quantile: share 0..1 of held-out grids with fewer bits.
@@ -189,8 +219,8 @@ class Surprise:
     quantile: Float64[np.ndarray, " g"]
 
 
-@dataclass(frozen=True, eq=False)
-class Likelihood:
+@dataclass(frozen=True, eq=False, repr=False)
+class Likelihood(Short):
     """What the ids of a target cost: the fewer bits, the likelier it was.
 
     bits_per_frame: one number a grid; `grid_frames` says which frames of the target, from 1, each grid stands for.
@@ -217,8 +247,8 @@ class Likelihood:
     warnings: Tuple[Notice, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Objective:
+@dataclass(frozen=True, eq=False, repr=False)
+class Objective(Short):
     """One term of a cost; lower is better, a negative weight turns it round. Made by its class methods."""
 
     kind: TermKind
@@ -287,8 +317,8 @@ class ConstraintValue:
         return self.value - self.maximum
 
 
-@dataclass(frozen=True, eq=False)
-class CandidateScore:
+@dataclass(frozen=True, eq=False, repr=False)
+class CandidateScore(Short):
     """One candidate, whose `status` is ok, invalid, expired or failed; only what is ok has a cost, terms and a rank.
 
     terms: unweighted, by kind; the second of a kind is `kind#2`. rank: from 1, the best. frames: None unless returned.
@@ -307,8 +337,8 @@ class CandidateScore:
     frame_indices: Tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Short):
     """Every candidate's cost in the order of the request; lower is better.
 
     best_index: None when none was scored. rank_stability: in which share of the members' bootstrap draws the best stays

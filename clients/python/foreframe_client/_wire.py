@@ -33,6 +33,8 @@ from foreframe_client._types import (
     Notice,
     Observation,
     Prediction,
+    SpreadCalibration,
+    StateCheck,
     StateSchema,
 )
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
+_GATEWAY_STATUSES = (502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -92,33 +95,68 @@ def submit(path: str, body: Mapping[str, object], left_ms: Optional[int]) -> Req
     return post(path, {**body, **given(deadline_ms=left_ms)})
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How rows of states are written: the name and the unit of each number; None is as the model's schema has them."""
+
+    names: Optional[List[str]] = None
+    units: Optional[List[str]] = None
+
+    @classmethod
+    def of(cls, names: object, units: object) -> Layout:
+        """Check what a caller says of rows. Raises InvalidRequest naming the argument."""
+        return cls(_words("state_names", names), _words("state_units", units))
+
+
+AS_THE_SCHEMA = Layout()
+
+
+def _words(name: str, words: object) -> Optional[List[str]]:
+    if words is None:
+        return None
+    if isinstance(words, str) or not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+        raise InvalidRequest(f"{name} must be a list of text")
+    return list(words)
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What a robot saw and how it stood, checked."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     states: Float32[np.ndarray, "t d"]
+    layout: Layout
 
 
-def seen(frames: object, states: object, observation: Optional[Observation]) -> Union[Seen, Observation]:
+def seen(
+    frames: object, states: object, observation: Optional[Observation], layout: Layout = AS_THE_SCHEMA
+) -> Union[Seen, Observation]:
     """Check what needs no contract: frames with their states, or what the server holds.
 
     Raises InvalidRequest or NonFinite naming the argument.
     """
+    if observation is None and frames is None and states is None:
+        raise InvalidRequest("give frames and states, or an observation")
     if observation is None:
-        return Seen(pictures("frames", frames), state_rows("states", states))
+        return Seen(pictures("frames", frames), state_rows("states", states), layout)
     if frames is not None or states is not None:
         raise InvalidRequest("frames and states must not be given beside an observation")
+    if layout != AS_THE_SCHEMA:
+        raise InvalidRequest("state_names and state_units must not be given beside an observation, which has its own")
     return observation
 
 
 def pictures(name: str, frames: object) -> UInt8[np.ndarray, "t h w 3"]:
     """Check a sequence of pictures. Raises InvalidRequest naming the argument."""
-    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-        kind = getattr(frames, "dtype", type(frames).__name__)
-        raise InvalidRequest(f"{name} must be a uint8 array (RGB 0..255), not {kind}")
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
+    if not isinstance(frames, np.ndarray):
+        hint = "; give its `.numpy()`" if hasattr(frames, "numpy") else ""
+        raise InvalidRequest(f"{name} must be a uint8 NumPy array (RGB 0..255), not {type(frames).__name__}{hint}")
+    if frames.dtype != np.uint8:
+        raise InvalidRequest(f"{name} must be a uint8 array (RGB 0..255), not {frames.dtype}")
+    if frames.ndim != 4 or frames.shape[3] != 3:
         raise InvalidRequest(f"{name} must have axes t h w 3, not shape {frames.shape}")
+    if frames.size == 0:
+        raise InvalidRequest(f"{name} must have at least one picture, not shape {frames.shape}")
     return frames
 
 
@@ -137,8 +175,10 @@ def floats(name: str, values: object, axes: str) -> Float32[np.ndarray, "..."]:
             array = np.asarray(values).astype(np.float32, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{name} must be an array of floats") from error
-    if array.ndim != len(axes.split()) or array.size == 0:
+    if array.ndim != len(axes.split()):
         raise InvalidRequest(f"{name} must have axes {axes}, not shape {array.shape}")
+    if array.size == 0:
+        raise InvalidRequest(f"{name} must have at least one row and one column, not shape {array.shape}")
     return array
 
 
@@ -178,12 +218,17 @@ def sampling(strategy: str, steps: Optional[int], seed: Optional[int], guidance:
 
 def observation(seen: Seen, camera: str, encoding: FrameEncoding = "raw") -> Dict[str, object]:
     """Write what the robot saw and how it stood. Raises InvalidRequest for frames that cannot be written so."""
-    return {"cameras": {camera: write_frames(seen.frames, encoding)}, "state": rows(seen.states)}
+    return {"cameras": {camera: write_frames(seen.frames, encoding)}, "state": rows(seen.states, seen.layout)}
 
 
-def rows(states: Float32[np.ndarray, "n d"]) -> Dict[str, object]:
-    """Write state rows."""
-    return {"values": pack_array(states)}
+def rows(states: Float32[np.ndarray, "n d"], layout: Layout = AS_THE_SCHEMA) -> Dict[str, object]:
+    """Write state rows; an observation's layout is that of all other rows of its request, which say nothing of it."""
+    return {"values": pack_array(states), **given(names=layout.names, units=layout.units)}
+
+
+def variance_of(variance: Optional[str], ensemble: int) -> str:
+    """Write how much to say of the spread, by default all where there is one: it takes two members."""
+    return variance or ("map" if ensemble > 1 else "none")
 
 
 def given(**fields: object) -> Dict[str, object]:
@@ -204,6 +249,9 @@ def read_prediction(reply: Reply) -> Prediction:
         times_s=np.array([frame.number("t_s") for frame in frames], np.float64),
         variance=_variance(uncertainty),
         spread_per_frame=_spread(uncertainty),
+        calibration=_calibration(uncertainty),
+        verdict=_verdict(uncertainty),
+        trusted_horizon=None if uncertainty is None else uncertainty.optional_integer("trusted_horizon"),
         members=body.array("members", "uint8", 5) if body.has("members") else None,
         num_members=ensemble.integer("members"),
         requested_members=ensemble.integer("requested"),
@@ -241,6 +289,25 @@ def _spread(uncertainty: Optional[Fields]) -> Optional[Float64[np.ndarray, " f"]
         return None
     spread = uncertainty.numbers("spread_per_frame")
     return np.array(spread, np.float64) if spread else None
+
+
+def _verdict(uncertainty: Optional[Fields]) -> str:
+    if uncertainty is None or not uncertainty.has("verdict"):
+        return "uncalibrated"
+    return uncertainty.text("verdict")
+
+
+def _calibration(uncertainty: Optional[Fields]) -> Optional[SpreadCalibration]:
+    fields = None if uncertainty is None else uncertainty.optional_map("calibration")
+    if fields is None:
+        return None
+    return SpreadCalibration(
+        coverage=fields.number("coverage"),
+        line_per_frame=np.array(fields.numbers("line_per_frame"), np.float64),
+        error_per_frame=np.array(fields.numbers("error_per_frame"), np.float64)
+        if fields.has("error_per_frame")
+        else None,
+    )
 
 
 def _degraded(fields: Optional[Fields]) -> Optional[Degraded]:
@@ -304,6 +371,13 @@ def _state_schema(fields: Fields) -> StateSchema:
     )
 
 
+def read_state_check(reply: Reply) -> StateCheck:
+    """Read what became of rows that were tried. Raises ProtocolError."""
+    body = fields_of(reply)
+    first_row = np.array(body.numbers("first_row"), np.float32)
+    return StateCheck(body.text("name"), body.integer("rows"), first_row, notices(body))
+
+
 def read_document(reply: Reply) -> Mapping[str, object]:
     """Read a map as it is. Raises ProtocolError."""
     return fields_of(reply).document
@@ -317,7 +391,7 @@ def fields_of(reply: Reply) -> Fields:
         return Fields(json.loads(reply.body.decode(), object_hook=array_of_json))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(
-            f"the reply ({reply.status}, {reply.media_type or 'no content type'}) is unreadable: {error}"
+            f"the reply ({reply.status}, {reply.media_type or 'no content type'}) is unreadable: {error}{_doubt(reply)}"
         ) from error
 
 
@@ -364,7 +438,13 @@ def _foreign(reply: Reply) -> ServerError:
         request_id=reply.headers.get("x-request-id"),
         retry_after_ms=retry_after_ms,
     )
-    return error_of(f"the answer is {reply.status} without a problem document", problem)
+    return error_of(f"the answer is {reply.status} without a problem document{_doubt(reply)}", problem)
+
+
+def _doubt(reply: Reply) -> str:
+    """Ask whether it is the wrong server that answers, unless it is a gateway that did not reach the right one."""
+    is_page = reply.media_type == "text/html" and reply.status not in _GATEWAY_STATUSES
+    return "; is this a foreframe server?" if is_page or reply.status == 404 else ""
 
 
 def _retry_after_ms(reply: Reply) -> Optional[int]:

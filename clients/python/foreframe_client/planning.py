@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, List, Optional, Protocol, Tuple
 import numpy as np
 
 from foreframe_client._errors import ForeframeError
+from foreframe_client._short import Short
 from foreframe_client._types import CandidateScore, Scores
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Scorer(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Gaussian:
+@dataclass(frozen=True, eq=False, repr=False)
+class Gaussian(Short):
     """Where actions are drawn from: independent normal numbers."""
 
     mean: Float64[np.ndarray, " a"]
@@ -46,8 +47,8 @@ class Gaussian:
         return rng.normal(self.mean, self.std, (count, len(self.mean)))
 
 
-@dataclass(frozen=True, eq=False)
-class Round:
+@dataclass(frozen=True, eq=False, repr=False)
+class Round(Short):
     """What was proposed and what it cost. actions: None where states were proposed themselves."""
 
     candidates: Float32[np.ndarray, "k H d"]
@@ -61,8 +62,8 @@ class Round:
         return None if index is None else self.scores.candidates[index]
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan(Short):
     """The best candidate of all rounds, and how it was found.
 
     action: what it was decoded from, None where states were proposed themselves. proposal: what the last round leaves

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from foreframe_engines import Bundle, builtin_bundle, open_likelihood_engine
-from foreframe_server.cli.faults import needs_torch
+from foreframe_server.cli.faults import Fault, needs_torch
 from foreframe_server.opening import OpenedEngines, OpenEngines
 from foreframe_server.settings import EngineSettings
 
@@ -14,11 +14,21 @@ if TYPE_CHECKING:
 def find_backend(settings: EngineSettings) -> OpenEngines | None:
     """Return what opens the model; None is the app's own way. Raises Fault or RuntimeUnavailable for a missing one."""
     if settings.backend != "torch":
+        _refuse_options(settings)
         return None
     with needs_torch():
         from foreframe_models.torch_engine import require_options
     require_options(_read_options(settings))
     return open_on_torch
+
+
+def _refuse_options(settings: EngineSettings) -> None:
+    """Refuse what only torch heeds. Raises Fault."""
+    plain = EngineSettings()
+    if (settings.device, settings.precision) != (plain.device, plain.precision):
+        raise Fault("--device and --precision need --backend torch")
+    if settings.is_compiled or settings.has_cuda_graphs:
+        raise Fault("IS_COMPILED and HAS_CUDA_GRAPHS of FOREFRAME_ENGINE__ need --backend torch")
 
 
 def open_on_torch(settings: EngineSettings) -> OpenedEngines:

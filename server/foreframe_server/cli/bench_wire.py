@@ -52,7 +52,7 @@ class _Lap:
 
 def run_wire(settings: Settings, plan: WirePlan) -> dict[str, object]:
     """Send the same observation in every form, in turns, to a server in a process of its own. Raises Fault."""
-    with needs("httpx", "pip install httpx"):
+    with needs("pip install httpx"):
         import httpx
     contract = stub_contract(plan.size, plan.frames)
     frames = make_frames(plan.frames, plan.size)

@@ -16,7 +16,7 @@ from foreframe_server.cli.faults import Fault
 from foreframe_server.load.traces import Ask
 from foreframe_server.plots import Chart, Curve, plot_curves
 
-_COLUMNS = ("rate Hz", "robots", "devices", "robots a device", "members", "misses", "p50 ms", "p99 ms", "busy")
+_COLUMNS = ("rate Hz", "robots", "devices", "robots\na device", "members", "misses", "p50 ms", "p99 ms", "busy")
 
 
 @dataclass(frozen=True, slots=True)

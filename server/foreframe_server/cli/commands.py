@@ -1,5 +1,6 @@
 """Every command and its options. Imports typer alone: what a command needs is imported when it runs."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,16 +40,6 @@ app = typer.Typer(
 )
 world = typer.Typer(no_args_is_help=True, help="Make recorded episodes of the embedded world.")
 train = typer.Typer(no_args_is_help=True, help="Train a model on recorded episodes.")
-app.add_typer(world, name="world")
-app.add_typer(train, name="train")
-app.add_typer(evaluate, name="eval")
-app.add_typer(bench, name="bench")
-app.command()(build)
-app.command()(capacity)
-app.command()(replay)
-app.add_typer(convert, name="convert")
-app.add_typer(keys, name="keys")
-app.add_typer(models, name="models")
 
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -72,7 +63,6 @@ def foreframe(
     """Serve robot world models: predicted frames, how sure they are, and what they cost."""
 
 
-@app.command()
 def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -102,7 +92,6 @@ def serve(
     serve_model(settings, is_json=json)
 
 
-@app.command()
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the report.")] = Path("demo"),
@@ -118,7 +107,6 @@ def demo(
     show_demo(read_private(bundle), out, clips, is_kept=keep, is_json=json)
 
 
-@app.command()
 def predict(
     recording: Annotated[
         Path | None,
@@ -141,7 +129,7 @@ def predict(
     rerun: Annotated[Path | None, typer.Option(help="Rerun file (.rrd) to write too.", show_default=False)] = None,
     strategy: Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")] = "sample",
     ensemble: Annotated[
-        int | None, typer.Option(min=1, help="How many samples to draw.", show_default="8, posterior_mean 1")
+        int | None, typer.Option(min=1, help="How many members to draw.", show_default="8, posterior_mean 1")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the model's")] = None,
     seed: SeedOption = 0,
@@ -297,7 +285,6 @@ def train_likelihood(
     train_likelihood_model(data, require_option("--validation", validation), out, ask, is_json=json)
 
 
-@app.command()
 def export(
     *,
     run: Annotated[Path, typer.Option(help="Folder of a finished training run.")],
@@ -315,7 +302,6 @@ def export(
     export_run(run, data, out, report, revision, is_json=json)
 
 
-@app.command()
 def calibrate(
     *,
     data: Annotated[Path, typer.Option(help="Data set of held-out episodes, best the validation set.")],
@@ -323,19 +309,21 @@ def calibrate(
     context_grids: ContextGridsOption = 4,
     target_grids: TargetGridsOption = 8,
     bundle: BundleOption = None,
+    coverage: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Share of held-out clips that keep the bounds of the spread.")
+    ] = 0.95,
     in_place: Annotated[bool, typer.Option("--in-place", help="Change the built-in bundle itself.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Measure what surprise is usual on held-out episodes and write it into a bundle, whose digest changes."""
+    """Measure what spread and surprise are usual on held-out episodes and write it into a bundle (a new digest)."""
     from foreframe_server.cli.calibrate import Ask, calibrate_bundle
     from foreframe_server.cli.overrides import read_private
     from foreframe_server.experiments.token_clips import Split
 
-    ask = Ask(data, clips, Split(context_grids, target_grids), in_place)
+    ask = Ask(data, clips, Split(context_grids, target_grids), coverage, in_place)
     calibrate_bundle(read_private(bundle), ask, is_json=json)
 
 
-@app.command()
 def plan(
     *,
     goals: Annotated[int, typer.Option(min=1, help="How many goals.")] = 20,
@@ -365,10 +353,28 @@ def plan(
     plan_goals(read_private(bundle), url, wish, out, is_json=json)
 
 
-@app.command()
 def doctor(*, bundle: BundleOption = None, json: JsonFlag = False) -> None:
     """Check that this machine can serve; exit code 1 when something that serving needs is broken."""
     from foreframe_server.cli.doctor import examine
 
     if not examine(bundle, is_json=json):
         raise typer.Exit(1)
+
+
+_COMMANDS: Mapping[str, tuple[Callable[..., None], ...]] = {
+    "Serve": (serve, demo, doctor),
+    "Predict": (predict, replay),
+    "Measure": (plan, capacity),
+    "Make a model": (export, calibrate, build),
+}
+_GROUPS: Mapping[str, Mapping[str, typer.Typer]] = {
+    "Measure": {"eval": evaluate, "bench": bench},
+    "Make a model": {"world": world, "train": train, "convert": convert},
+    "Operate": {"keys": keys, "models": models},
+}
+for _panel, _commands in _COMMANDS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+for _panel, _groups in _GROUPS.items():
+    for _name, _group in _groups.items():
+        app.add_typer(_group, name=_name, rich_help_panel=_panel)

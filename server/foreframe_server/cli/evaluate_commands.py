@@ -14,6 +14,7 @@ from foreframe_server.cli.options import (
     OutOption,
     SeedOption,
     TargetGridsOption,
+    refuse_before,
 )
 
 WorkOption = Annotated[Path, typer.Option(help="Folder of the two runs; what is there is continued.")]
@@ -39,6 +40,8 @@ def evaluate_quality(
 ) -> None:
     """Measure a model on clips it has never seen: PSNR, spread, what its states are for, latency over HTTP."""
     if context.invoked_subcommand is not None:
+        given = {"--data": data, "--clips": clips, "--bundle": bundle, "--json": json or None}
+        refuse_before(context.invoked_subcommand, {**given, "--noise-plans": noise_plans or None})
         return
     from foreframe_server.cli.evaluate import evaluate_model
     from foreframe_server.cli.overrides import read_private
@@ -113,6 +116,24 @@ def evaluate_noise(
 
     check_out(out)
     publish(run_noise(read_private(bundle), data, clips, reference, steps), out, is_json=json)
+
+
+@evaluate.command("spread")
+def evaluate_spread(
+    *,
+    data: DataOption = None,
+    clips: ClipsOption = None,
+    bundle: BundleOption = None,
+    out: OutOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Check the spread's calibration on clips it has not seen, and what it tells of wrong cameras and states."""
+    from foreframe_server.cli.evaluate_rollout import run_spread
+    from foreframe_server.cli.experiments import check_out, publish
+    from foreframe_server.cli.overrides import read_private
+
+    check_out(out)
+    publish(run_spread(read_private(bundle), data, clips), out, is_json=json)
 
 
 @evaluate.command("states")

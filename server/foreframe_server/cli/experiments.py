@@ -41,7 +41,7 @@ def publish(finding: Finding, out: Path | None, *, is_json: bool) -> None:
 
 
 def _needs_matplotlib() -> AbstractContextManager[None]:
-    return needs("matplotlib", "pip install 'foreframe[models]'")
+    return needs("pip install 'foreframe[models]'")
 
 
 def print_record(record: Mapping[str, object], out: Path | None, *, is_json: bool) -> None:

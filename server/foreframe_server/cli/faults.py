@@ -43,8 +43,17 @@ def fault_line(error: Exception) -> str | None:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"
     if isinstance(error, _known_errors()):
-        return " ".join(str(error).split()) or type(error).__name__
+        return (" ".join(str(error).split()) or type(error).__name__) + _remedy(error)
     return None
+
+
+def _remedy(error: Exception) -> str:
+    """Say where a command takes its key from when a server wants one or another."""
+    from foreframe_server.errors import Unauthorized
+    from foreframe_server.settings import CLIENT_KEY
+
+    is_about_key = getattr(error, "code", None) == Unauthorized.code
+    return f" Commands send the key that {CLIENT_KEY} holds." if is_about_key else ""
 
 
 def _known_errors() -> tuple[type[Exception], ...]:
@@ -60,24 +69,25 @@ def _known_errors() -> tuple[type[Exception], ...]:
 
 
 @contextlib.contextmanager
-def needs(package: str, remedy: str) -> Iterator[None]:
-    """Turn a missing package, imported inside, into a Fault that says how to get it."""
+def needs(remedy: str) -> Iterator[None]:
+    """Turn a missing package, imported inside, into a Fault that names it and says how to get it."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Fault(f"{package} is not installed ({error.name} is missing); run `{remedy}`") from error
+        missing = (error.name or "a package").partition(".")[0]
+        raise Fault(f"{missing} is not installed; run `{remedy}`") from error
 
 
 def needs_client() -> contextlib.AbstractContextManager[None]:
-    """Name the client's package when it is missing."""
-    return needs("the foreframe client", "pip install foreframe-client")
+    """Say how to get the client, or what it needs, when that is missing."""
+    return needs("pip install foreframe-client")
 
 
 def needs_data() -> contextlib.AbstractContextManager[None]:
-    """Name the extra that reads and writes robots' files when it is missing."""
-    return needs("what reads and writes robots' files", "pip install 'foreframe[data]'")
+    """Name the extra that reads and writes robots' files when a package of it is missing."""
+    return needs("pip install 'foreframe[data]'")
 
 
 def needs_torch() -> contextlib.AbstractContextManager[None]:
-    """Name the extra that brings torch when it is missing."""
-    return needs("torch", "pip install 'foreframe[models]'")
+    """Name the extra that brings torch when a package of it is missing."""
+    return needs("pip install 'foreframe[models]'")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from foreframe_server.cli.console import print_json, print_pretty
+from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.remote import connected
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def show_statuses(url: str, *, is_json: bool) -> None:
     """Print how every model of a server stands. Raises Fault or ForeframeError."""
     with connected(url) as client:
         statuses = client.model_statuses()
+    if not statuses:
+        raise Fault("the server is not ready: no model is open yet")
     if is_json:
         print_json({"models": [asdict(status) for status in statuses]})
     else:

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from foreframe_server.cli.options import BundleOption, JsonFlag, UrlOption
+from foreframe_server.cli.options import BundleOption, JsonFlag, UrlOption, refuse_before, refuse_options
 
 models = typer.Typer(help="List models and what they take and give; load, swap and unload a server's.")
-AtOption = Annotated[str, typer.Option("--at", help="Address of a running server.")]
+ServerOption = Annotated[str, typer.Option("--url", "--at", help="Address of a running server.")]
 NameArgument = Annotated[str, typer.Argument(help="Name of a model of the server's folder.")]
 _HERE = "http://127.0.0.1:8000"
 
@@ -21,14 +21,17 @@ def list_contracts(
 
     if context.invoked_subcommand is None:
         list_models(url, bundle, is_json=json)
+        return
+    refuse_before(context.invoked_subcommand, {"--url": url, "--json": json or None})
+    refuse_options(context.invoked_subcommand, {"--bundle": bundle})
 
 
 @models.command("list")
-def list_statuses(*, at: AtOption = _HERE, json: JsonFlag = False) -> None:
+def list_statuses(*, url: ServerOption = _HERE, json: JsonFlag = False) -> None:
     """List what a server has loaded or could load: versions, adapters, and why a load failed."""
     from foreframe_server.cli.model_changes import show_statuses
 
-    show_statuses(at, is_json=json)
+    show_statuses(url, is_json=json)
 
 
 @models.command("load")
@@ -37,18 +40,18 @@ def load(
     *,
     version: Annotated[str | None, typer.Option("--version", help="Which version.", show_default="the newest")] = None,
     adapter: Annotated[str | None, typer.Option(help="Which adapter.", show_default="none")] = None,
-    at: AtOption = _HERE,
+    url: ServerOption = _HERE,
     json: JsonFlag = False,
 ) -> None:
     """Load a model in place of the version that answers; what fails leaves that one answering."""
     from foreframe_server.cli.model_changes import load_model
 
-    load_model(at, name, version, adapter, is_json=json)
+    load_model(url, name, version, adapter, is_json=json)
 
 
 @models.command("unload")
-def unload(name: NameArgument, *, at: AtOption = _HERE, json: JsonFlag = False) -> None:
+def unload(name: NameArgument, *, url: ServerOption = _HERE, json: JsonFlag = False) -> None:
     """Let a model end what it has, then close it."""
     from foreframe_server.cli.model_changes import unload_model
 
-    unload_model(at, name, is_json=json)
+    unload_model(url, name, is_json=json)

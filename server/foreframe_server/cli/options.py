@@ -48,3 +48,10 @@ def refuse_options(config: str, options: Mapping[str, object]) -> None:
     for name, value in options.items():
         if value is not None:
             raise typer.BadParameter(f"means nothing to {config}", param_hint=name)
+
+
+def refuse_before(subcommand: str, options: Mapping[str, object]) -> None:
+    """Refuse options of a subcommand that stand before it. Raises BadParameter for the first that was given."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"belongs after the subcommand {subcommand}", param_hint=name)

@@ -2,26 +2,42 @@
 
 import base64
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foreframe_engines import EnsembleSpec, Prediction, Query, Sampling, Strategy, sample
+from foreframe_engines import (
+    Bundle,
+    EnsembleSpec,
+    Prediction,
+    Query,
+    RolloutEngine,
+    Sampling,
+    SpreadCalibration,
+    Strategy,
+    open_rollout_engine,
+    sample,
+)
 from foreframe_engines.episodes import Clip
 from foreframe_server.cli.clips import SHIPPED, Place, read_clip
 from foreframe_server.cli.console import print_json, print_pretty, table_of
-from foreframe_server.cli.facts import ModelFacts, bundle_path, open_engine, read_contract
+from foreframe_server.cli.facts import ModelFacts, bundle_path, read_contract
 from foreframe_server.cli.faults import Fault, needs_data
-from foreframe_server.cli.remote import connected, predict_over, read_facts
+from foreframe_server.cli.remote import ask_over, connected, prediction_of, read_facts
 from foreframe_server.cli.rerun_export import write_rerun
 from foreframe_server.codec.pictures import encode_png
 from foreframe_server.codec.video import encode_mp4
-from foreframe_server.evaluation import Predict, psnr, squared_errors
+from foreframe_server.evaluation import psnr, squared_errors
 from foreframe_server.pictures import Drawing, film, strip
 from foreframe_server.settings import Settings
+
+if TYPE_CHECKING:
+    from foreframe_client import Client
 
 _FILM_FPS = 5.0
 
@@ -48,11 +64,24 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """A prediction, and what its spread says: the verdict and horizon of a server's reply."""
+
+    prediction: Prediction
+    verdict: str = "uncalibrated"
+    trusted_horizon: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Outcome:
     facts: ModelFacts
     clip: Clip
-    prediction: Prediction
+    answer: _Answer
     elapsed_ms: float
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.answer.prediction
 
 
 def predict_recording(wish: Wish, settings: Settings, url: str | None, out: Outputs, *, is_json: bool) -> None:
@@ -99,29 +128,43 @@ def _recording(wish: Wish, settings: Settings) -> Path:
 
 
 def _predict_here(wish: Wish, settings: Settings) -> _Outcome:
-    with closing(open_engine(settings)) as engine:
-        recording = _recording(wish, settings)
-        return _predict(wish, recording, ModelFacts.of(engine.contract), partial(sample, engine))
+    bundle = Bundle.open(bundle_path(settings))
+    with closing(open_rollout_engine(bundle, num_threads=settings.engine.num_threads)) as engine:
+        ask = partial(_ask_here, engine, bundle.calibration.spread)
+        return _predict(wish, _recording(wish, settings), ModelFacts.of(bundle.contract), ask)
 
 
 def _predict_there(wish: Wish, settings: Settings, url: str) -> _Outcome:
     with connected(url) as client:
-        return _predict(wish, _recording(wish, settings), read_facts(client), partial(predict_over, client))
+        return _predict(wish, _recording(wish, settings), read_facts(client), partial(_ask_there, client))
 
 
-def _predict(wish: Wish, recording: Path, facts: ModelFacts, predict: Predict) -> _Outcome:
+def _ask_here(engine: RolloutEngine, spread: SpreadCalibration | None, query: Query) -> _Answer:
+    prediction = sample(engine, query)
+    judgement = None if spread is None else spread.judge(prediction)
+    if judgement is None:
+        return _Answer(prediction)
+    return _Answer(prediction, judgement.verdict, judgement.trusted_horizon)
+
+
+def _ask_there(client: "Client", query: Query) -> _Answer:
+    reply = ask_over(client, query)
+    return _Answer(prediction_of(query, reply), reply.verdict, reply.trusted_horizon)
+
+
+def _predict(wish: Wish, recording: Path, facts: ModelFacts, ask: Callable[[Query], _Answer]) -> _Outcome:
     clip = read_clip(recording, facts, wish.place)
     query = _query(wish, facts, clip)
     started = time.perf_counter()
-    prediction = predict(query)
-    return _Outcome(facts, clip, prediction, (time.perf_counter() - started) * 1000)
+    answer = ask(query)
+    return _Outcome(facts, clip, answer, (time.perf_counter() - started) * 1000)
 
 
 def _query(wish: Wish, facts: ModelFacts, clip: Clip) -> Query:
     strategy = Strategy(wish.strategy)
     steps = 1 if strategy is Strategy.POSTERIOR_MEAN else wish.steps or facts.steps
     if wish.size > facts.max_ensemble_size or steps > facts.max_steps:
-        raise Fault(f"{facts.model} takes at most {facts.max_ensemble_size} samples of {facts.max_steps} steps")
+        raise Fault(f"{facts.model} takes at most {facts.max_ensemble_size} members of {facts.max_steps} steps")
     return Query(
         model=facts.model,
         context=clip.frames[: facts.context_frames],
@@ -166,7 +209,7 @@ def _export(out: Outputs, outcome: _Outcome) -> None:
 def _label(prediction: Prediction) -> str:
     if prediction.sampling.strategy is Strategy.POSTERIOR_MEAN:
         return "posterior mean"
-    return f"mean of {prediction.num_members}" if prediction.num_members > 1 else "one sample"
+    return f"mean of {prediction.num_members}" if prediction.num_members > 1 else "one member"
 
 
 def _summary(outcome: _Outcome) -> dict[str, object]:
@@ -184,5 +227,7 @@ def _summary(outcome: _Outcome) -> dict[str, object]:
         "psnr_last": psnr(squared_errors(prediction.frames, truth)[-1:]),
         "psnr_copy_last": psnr(squared_errors(context[-1], truth)[-1:]),
         "spread_last_grey_levels": None if spread is None else round(spread, 2),
+        "verdict": outcome.answer.verdict,
+        "trusted_horizon": outcome.answer.trusted_horizon,
         "elapsed_ms": round(outcome.elapsed_ms, 1),
     }

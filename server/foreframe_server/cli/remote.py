@@ -16,6 +16,7 @@ from foreframe_server.evaluation import LatencyMeasures
 
 if TYPE_CHECKING:
     from foreframe_client import Client
+    from foreframe_client import Prediction as Reply
 
 _POSTERIOR_REQUESTS = 15
 _ENSEMBLE_REQUESTS = 5
@@ -34,9 +35,14 @@ def connected(address: str, *, timeout_s: float = 60.0) -> "Iterator[Client]":
 
 def predict_over(client: "Client", query: Query) -> Prediction:
     """Ask a server for a prediction, past its cache. Raises ForeframeError."""
+    return prediction_of(query, ask_over(client, query))
+
+
+def ask_over(client: "Client", query: Query) -> "Reply":
+    """Ask a server for a prediction with its members, past its cache. Raises ForeframeError."""
     num_context = len(query.context)
     size, is_sample = query.ensemble.size, query.sampling.strategy is Strategy.SAMPLE
-    reply = client.predict(
+    return client.predict(
         query.context,
         query.states[:num_context],
         query.states[num_context:],
@@ -54,6 +60,10 @@ def predict_over(client: "Client", query: Query) -> Prediction:
         members=True,
         cache="bypass",
     )
+
+
+def prediction_of(query: Query, reply: "Reply") -> Prediction:
+    """Read a server's answer to a query as what an engine would have given."""
     shape = reply.frames.shape[:3]
     return Prediction(
         frame_indices=query.frame_indices,

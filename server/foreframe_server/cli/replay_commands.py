@@ -18,7 +18,9 @@ def replay(
         ),
     ],
     *,
-    to: Annotated[str, typer.Option(help="Address of a running server, such as http://127.0.0.1:8000.")],
+    url: Annotated[
+        str, typer.Option("--url", "--to", help="Address of a running server, such as http://127.0.0.1:8000.")
+    ],
     episode: Annotated[int | None, typer.Option(min=0, help="Which episode.", show_default="all")] = None,
     camera: CameraOption = None,
     pad: PadFlag = False,
@@ -28,7 +30,7 @@ def replay(
         bool, typer.Option("--as-recorded", help="Ask what `serve --record` wrote down, at the times it was asked.")
     ] = False,
     strategy: Annotated[Literal["sample", "posterior_mean"], typer.Option(help="How to predict.")] = "posterior_mean",
-    ensemble: Annotated[int, typer.Option(min=1, help="How many samples to draw.")] = 1,
+    ensemble: Annotated[int, typer.Option(min=1, help="How many members to draw.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the model's")] = None,
     seed: SeedOption = 0,
     out: Annotated[
@@ -48,4 +50,4 @@ def replay(
         from foreframe_server.cli.replay import Draw, Wish, replay_recording
     draw = None if as_recorded else Draw(strategy, ensemble, steps, seed)
     wish = Wish(source, episode, camera, every=every, speed=speed, draw=draw, is_padded=pad)
-    replay_recording(wish, to, out, is_json=json)
+    replay_recording(wish, url, out, is_json=json)

@@ -61,10 +61,10 @@ def _quality_lines(report: Report) -> Iterator[_Line]:
     copy, single = report.psnr_copy_last, report.psnr_sample
     yield _Line("reconstruction", _db(report.psnr_reconstruction), "encode and decode, nothing predicted: the ceiling")
     yield _Line("copy of the last frame", _db(copy), "the floor: nothing moves")
-    yield _Line("one sample", _db(single), f"{_signed(single - copy)} on copying")
+    yield _Line("one member", _db(single), f"{_signed(single - copy)} on copying")
     for size, value in report.psnr_ensemble.items():
         if size > 1:
-            gains = f"{_signed(value - single)} on one sample, {_signed(value - copy)} on copying"
+            gains = f"{_signed(value - single)} on one member, {_signed(value - copy)} on copying"
             yield _Line(f"mean of {size}", _db(value), gains)
     gap = report.psnr_posterior_mean - report.psnr_ensemble[LARGEST]
     yield _Line("posterior mean", _db(report.psnr_posterior_mean), f"1 evaluation; {_signed(gap)} on mean of {LARGEST}")
@@ -80,7 +80,7 @@ def _state_lines(report: Report) -> Iterator[_Line]:
 def _spread_lines(report: Report) -> Iterator[_Line]:
     if report.psnr_in_masks is not None:
         single, largest = report.psnr_in_masks[1], report.psnr_in_masks[LARGEST]
-        gain = f"mean of {LARGEST}, {_signed(largest - single)} on one sample"
+        gain = f"mean of {LARGEST}, {_signed(largest - single)} on one member"
         yield _Line("inside uncertain objects", _db(largest), gain)
     if report.variance_in_masks_over_outside is not None:
         ratio = f"{report.variance_in_masks_over_outside:.1f}x"

@@ -15,7 +15,7 @@ _TIMELINE = "time"
 
 def write_rerun(path: Path, clip: Clip, prediction: Prediction, facts: ModelFacts) -> None:
     """Write seen and predicted frames, spread and states over time. Raises Fault without Rerun."""
-    with needs("Rerun", "pip install 'foreframe[rerun]'"):
+    with needs("pip install 'foreframe[rerun]'"):
         import rerun
     recording = rerun.RecordingStream(f"foreframe {facts.model}")
     recording.save(str(path))

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from foreframe_engines import BundleError, Contract
 from foreframe_server.app import create_app
 from foreframe_server.cli.faults import Fault
+from foreframe_server.errors import ServiceError
 from foreframe_server.opening import OpenEngines
 from foreframe_server.protocols.head import HeadLimits
 from foreframe_server.protocols.server import ADMIN, PROTOCOLS, PUBLIC, DoorServer, Listener
@@ -49,6 +50,7 @@ class _Door:
         return self.app.state.host
 
     def stop(self) -> None:
+        self.host.leave()
         self.server.should_exit = True
 
 
@@ -201,5 +203,7 @@ def _check_started(door: _Door) -> None:
             return
         case BundleError() as error:
             raise error
+        case ServiceError() as error:
+            raise Fault(error.detail) from error
         case error:
             raise Fault("the model could not be started; the log says why") from error

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import UInt8
 
-from foreframe_engines import Contract, Prediction
+from foreframe_engines import Contract, Judgement, Prediction
 from foreframe_server.calls import Answer, Call, Timings
 from foreframe_server.codec.documents import write_document
 from foreframe_server.codec.media import DOCUMENT_MEDIA, Media
@@ -22,6 +22,7 @@ from foreframe_server.schemas import (
     PictureEncoding,
     PredictedFrame,
     PredictionReply,
+    SpreadCalibration,
     TimingsReply,
     Uncertainty,
     VarianceDetail,
@@ -109,7 +110,7 @@ def write_prediction(reply: PredictionReply, media: Media, call: Call, start_s: 
 def build_reply(asked: Replied, answer: Answer, contract: Contract, request_id: str) -> PredictionReply:
     """Put an answer into the reply's fields. `timings_ms` holds what is known so far."""
     prediction, encoding = answer.prediction, asked.reply.encoding
-    uncertainty = _uncertainty(prediction, asked.reply.variance)
+    uncertainty = _uncertainty(answer, asked.reply.variance)
     is_blind = asked.reply.variance is VarianceDetail.MAP and uncertainty.map is None
     return PredictionReply(
         id=request_id,
@@ -169,13 +170,26 @@ def _members(members: UInt8[np.ndarray, "k f h w 3"], encoding: PictureEncoding)
     return [[write_picture(frame, encoding) for frame in member] for member in members]
 
 
-def _uncertainty(prediction: Prediction, detail: VarianceDetail) -> Uncertainty:
+def _uncertainty(answer: Answer, detail: VarianceDetail) -> Uncertainty:
+    prediction, judgement = answer.prediction, answer.judgement
     is_known = prediction.num_members > 1
     wants_spread = is_known and detail is not VarianceDetail.NONE
     return Uncertainty(
         members=prediction.num_members,
         spread_per_frame=[float(spread) for spread in prediction.spread_per_frame] if wants_spread else [],
         map=prediction.variance if is_known and detail is VarianceDetail.MAP else None,
+        calibration=_calibration(judgement) if wants_spread and judgement is not None else None,
+        verdict="uncalibrated" if judgement is None else judgement.verdict,
+        trusted_horizon=None if judgement is None else judgement.trusted_horizon,
+    )
+
+
+def _calibration(judgement: Judgement) -> SpreadCalibration:
+    error = judgement.error_per_frame
+    return SpreadCalibration(
+        coverage=judgement.coverage,
+        line_per_frame=list(judgement.line_per_frame),
+        error_per_frame=None if error is None else list(error),
     )
 
 

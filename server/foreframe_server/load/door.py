@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,6 +20,7 @@ from foreframe_server.load.generator import Send
 from foreframe_server.load.questions import Questions, Sizes
 from foreframe_server.load.records import OK, UNREACHABLE, Reply
 from foreframe_server.load.traces import Arrival, Ask
+from foreframe_server.settings import CLIENT_KEY
 
 Keep: TypeAlias = Callable[[UInt8[np.ndarray, "f h w 3"]], object]
 _ROUTE = "/v1/predictions"
@@ -146,9 +148,11 @@ def _is_ready(client: httpx.Client) -> bool:
 
 
 def open_client(address: str) -> httpx.AsyncClient:
-    """Open a client that never waits for one of its own connections."""
+    """Open a client that never waits for one of its own connections, with the environment's key if there is one."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S, limits=limits, trust_env=False)
+    key = os.environ.get(CLIENT_KEY)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S, limits=limits, headers=headers, trust_env=False)
 
 
 async def _read_sizes(client: httpx.AsyncClient) -> Sizes:

@@ -1,4 +1,4 @@
-// One line of a drive: a session of the server and every frame that it showed. Rewinds, forks, and outlives its session.
+// One line of a drive: a session of the server and every frame that it showed. Rewinds, forks, outlives its session.
 
 import { Refusal, post, remove } from "./api.js";
 import { cameraClip, imageOf } from "./frames.js";
@@ -65,7 +65,8 @@ export class Branch {
     this.frames.push(await imageOf(reply.frames[0].image));
     this.rows.push(row);
     this.isOpen = this.frames.length - this.starts.at(-1) < window;
-    if (this.isOpen) this.#prepared = this.#stand().catch(() => null);  // its context is encoded while the frame is drawn
+    // The context is encoded while the frame is drawn.
+    if (this.isOpen) this.#prepared = this.#stand().catch(() => null);
     return reply;
   }
 
@@ -87,7 +88,8 @@ export class Branch {
   async fork(at) {
     await this.#prepared;
     const { frames, rows, starts } = this;
-    const fork = new Branch(this.model, { ...this, frames: frames.slice(), rows: rows.slice(), starts: starts.slice() });
+    const copies = { frames: frames.slice(), rows: rows.slice(), starts: starts.slice() };
+    const fork = new Branch(this.model, { ...this, ...copies });
     await fork.#surely(async () => (fork.id = (await post(`/v1/sessions/${this.id}/forks`, {})).session_id));
     await fork.rewind(at);
     return fork;
@@ -116,7 +118,8 @@ export class Branch {
   /** Have the session stand at the start of the present window. */
   async #stand() {
     const steps = this.starts.length - 1;
-    if (this.steps > steps) await post(`/v1/sessions/${this.id}/rollback`, { step_id: steps }, { quiet: !this.isLogged });
+    const quiet = !this.isLogged;
+    if (this.steps > steps) await post(`/v1/sessions/${this.id}/rollback`, { step_id: steps }, { quiet });
     this.steps = steps;
   }
 

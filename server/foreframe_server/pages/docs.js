@@ -8,6 +8,9 @@ const node = (tag, attributes = {}, ...children) => {
 const nameOf = (reference) => reference.split("/").pop();
 const linkTo = (reference) => node("a", { href: `#${nameOf(reference)}` }, nameOf(reference));
 
+/** Text in which backticks mark code. */
+const prose = (text) => text.split("`").map((part, at) => (at % 2 ? node("code", {}, part) : part));
+
 function typeOf(schema) {
   if (!schema) return "nothing";
   if (schema.$ref) return linkTo(schema.$ref);
@@ -37,7 +40,7 @@ function fields(schema) {
   return node("table", {}, ...Object.entries(schema.properties ?? {}).map(([name, field]) => node("tr", {},
     node("td", {}, node("code", {}, name), required.has(name) ? " *" : ""),
     node("td", {}, typeOf(field)),
-    node("td", {}, [bounds(field), field.description].filter(Boolean).join(". ")))));
+    node("td", {}, ...prose([bounds(field), field.description].filter(Boolean).join(". "))))));
 }
 function contents(title, content) {
   return node("div", {}, ...Object.entries(content ?? {}).map(([media, body]) =>
@@ -51,12 +54,12 @@ function operation(method, path, described) {
   return node("details", {},
     node("summary", {}, node("span", { className: "method" }, method.toUpperCase()), node("code", {}, path), " ",
         described.summary ?? ""),
-    node("p", {}, described.description ?? ""), ...parameters, contents("takes", described.requestBody?.content),
-        ...replies);
+    node("p", {}, ...prose(described.description ?? "")), ...parameters,
+    contents("takes", described.requestBody?.content), ...replies);
 }
 function schemaBlock([name, schema]) {
   return node("details", { id: name }, node("summary", {}, node("code", {}, name)),
-      node("p", {}, schema.description ?? ""),
+      node("p", {}, ...prose(schema.description ?? "")),
     schema.enum ? node("p", {}, typeOf(schema)) : fields(schema));
 }
 function openTarget() {
@@ -66,7 +69,7 @@ function openTarget() {
 fetch("/openapi.json").then((reply) => reply.json()).then((api) => {
   const operations = Object.entries(api.paths).flatMap(([path,
       methods]) => Object.entries(methods).map(([method, one]) => operation(method, path, one)));
-  document.querySelector("main").replaceChildren(node("p", {}, api.info.description),
+  document.querySelector("main").replaceChildren(node("p", {}, ...prose(api.info.description)),
     node("h2", {}, "Calls"), ...operations, node("h2", {}, "Values"),
         ...Object.entries(api.components.schemas).map(schemaBlock));
   addEventListener("hashchange", openTarget);

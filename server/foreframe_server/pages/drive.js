@@ -6,11 +6,18 @@ import { clipChoice } from "./clips.js";
 import { Joints } from "./joints.js";
 import { Effort, Pace, quantile, shown, until } from "./pace.js";
 import { Screens } from "./screens.js";
-import { alertPlace, announce, button, clearRefusals, facts, field, h, input, numberIn, quantity, select, showRefusal } from "./ui.js";
+import { alertPlace, announce, button, clearRefusals, facts, field, h, input, isTyped, numberIn, quantity,
+  select, showRefusal } from "./ui.js";
 
 const IDLE_MS = 60_000;
 const TELL_MS = 250;
 const PAD_BUTTONS = new Map([[0, "toggle"], [1, "rewind"], [3, "fork"], [4, "left"], [5, "right"]]);
+const WINDOWS = [1, 2, 4, 8];
+const KEYS = [["Space", "drive or pause"], ["z", "rewind"], ["b", "branch"], ["1 2", "take branch A or B"],
+  ["x", "the other arm"], ["w s", "base forward, back"], ["a d", "base turns"]];
+const PAD_WORDS = "Keys of the joints stand beside their sliders. Gamepad: the left stick drives, the right one " +
+  "moves the shoulder, the cross the elbow and the neck, triggers the hand; bumpers choose the arm. A drives, " +
+  "B rewinds, Y branches.";
 
 /** Fill the panel. Whoever leaves the view pauses the drive. */
 export async function mount(panel, context) {
@@ -34,8 +41,8 @@ class Drive {
     this.legend = keyLegend();
     this.screens = new Screens(model, this.legend, (at) => this.#look(at), (index) => this.#choose(index));
     this.refusals = alertPlace();
-    this.form = h("form", { className: "asking", noValidate: true, onsubmit: (event) => event.preventDefault() }, this.#start(), this.#hands(),
-      this.#settings());
+    this.form = h("form", { className: "asking", noValidate: true, onsubmit: (event) => event.preventDefault() },
+      this.#start(), this.#hands(), this.#settings());
     panel.append(h("div", { className: "split drive" }, this.form, this.#stage()));
     this.#listen();
   }
@@ -46,42 +53,57 @@ class Drive {
   }
 
   #settings() {
-    const { steps } = this.model.sampler;
-    const fewer = Array.from({ length: Math.floor(Math.log2(steps)) }, (_, index) => Math.floor(steps / 2 ** (index + 1)));
-    this.way = select("drive-way", [["auto", `As many steps as keep up, at most ${steps}`],
-      ...[steps, ...fewer].map((count) => [String(count), `Sample, ${count} ${count === 1 ? "step" : "steps"}`]),
-      ["posterior_mean", "Posterior mean, one pass"]]);
-    const most = this.model.horizon;
-    this.window = select("drive-window", [...new Set([1, 2, 4, 8].map((count) => Math.min(most, count)))].map((count) =>
-      [String(count), count === 1 ? "1 frame" : `${count} frames`]));
-    if (!sessionStorage.getItem("foreframe.typed.drive-window")) this.window.value = String(Math.min(most, 8));
+    this.way = this.#wayChoice();
+    this.window = this.#windowChoice();
     this.seed = input("drive-seed", { type: "number", min: 0, placeholder: "drawn" });
-    return h("details", { className: "settings" }, h("summary", {}, "How frames are made"), h("div", { className: "grid" },
-      field("A frame is", this.way, { pointers: ["/sampling"], wide: true, hint: "One member. Fewer steps and the mean are quicker and blur more." }),
+    const fields = h("div", { className: "grid" },
+      field("A frame is", this.way, { pointers: ["/sampling"], wide: true,
+        hint: "One member. Fewer steps and the mean are quicker and blur more." }),
       field("From one context", this.window, { pointers: ["/future"], wide: true,
-        hint: "Each is predicted from the same context with all rows since. Errors add up slower than from frame to frame." }),
-      field("Seed", this.seed, { pointers: ["/seed"], wide: true, hint: "Of the next start" })));
+        hint: "Each is predicted from the same context with all rows since. " +
+          "Errors add up slower than from frame to frame." }),
+      field("Seed", this.seed, { pointers: ["/seed"], wide: true, hint: "Of the next start" }));
+    return h("details", { className: "settings" }, h("summary", {}, "How frames are made"), fields);
+  }
+
+  #wayChoice() {
+    const { steps } = this.model.sampler;
+    const counts = halvesOf(steps).map((count) => [String(count), `Sample, ${stepsOf(count)}`]);
+    return select("drive-way", [["auto", `As many steps as keep up, at most ${steps}`], ...counts,
+      ["posterior_mean", "Posterior mean, one pass"]]);
+  }
+
+  #windowChoice() {
+    const most = this.model.horizon;
+    const counts = [...new Set(WINDOWS.map((count) => Math.min(most, count)))];
+    const choice = select("drive-window", counts.map((count) => [String(count), framesOf(count)]));
+    if (!isTyped(choice)) choice.value = String(counts.at(-1));
+    return choice;
   }
 
   #hands() {
     return h("fieldset", {}, h("legend", {}, "Move"), h("p", { className: "hint" },
-      "Joints go where their slider stands, at most a full range in 1.2\u202fs; base speeds end when they are let go."), this.joints.node);
+      "Joints go where their slider stands, at most a full range in 1.2\u202fs; base speeds end when they are let go."),
+      this.joints.node);
   }
 
   #stage() {
+    this.words = h("p", { className: "hint", role: "status" });
+    this.speed = facts([], "facts tiles speed");
+    return h("div", { className: "stage" }, this.screens.node, this.#buttons(), this.words, this.refusals, this.speed,
+      this.screens.compared);
+  }
+
+  #buttons() {
     this.go = button("Drive", () => this.toggle(), { className: "first", "aria-keyshortcuts": "Space" });
     this.back = button("Rewind 1\u202fs", () => this.rewind(), { "aria-keyshortcuts": "z" });
     this.branch = button("Branch here", () => this.fork(), { "aria-keyshortcuts": "b" });
     this.anew = button("Start over", () => this.restart());
-    this.words = h("p", { className: "hint", role: "status" });
-    this.speed = facts([], "facts tiles speed");
-    return h("div", { className: "stage" }, this.screens.node, h("div", { className: "actions" }, this.go, this.back, this.branch, this.anew),
-      this.words, this.refusals, this.speed, this.screens.compared);
+    return h("div", { className: "actions" }, this.go, this.back, this.branch, this.anew);
   }
 
   #listen() {
-    // Whoever clicked goes on with the keys: the space bar drives then, and does not press the button again.
-    this.panel.addEventListener("click", (event) => event.detail > 0 && event.target.closest("button, summary")?.blur());
+    this.panel.addEventListener("click", (event) => handKeysBack(event));
     addEventListener("keydown", (event) => this.#key(event, true));
     addEventListener("keyup", (event) => this.#key(event, false));
     addEventListener("blur", () => this.joints.release());
@@ -151,21 +173,23 @@ class Drive {
 
   /** Go on from the frame that is looked at in another branch; this one stays to be compared. */
   fork() {
-    return this.#act(async () => {
-      const at = Math.min(this.screens.at, this.current.length);
-      const other = 1 - this.chosen;
-      const made = await this.current.fork(at);
-      this.branches[other]?.end();
-      this.branches[other] = made;
-      this.chosen = other;
-      this.forkedAt = at;
-      this.legend.open = false;
-      this.#stand(at);
-      this.#tell(`Branch ${"AB"[other]} goes on from here.`);
-    });
+    return this.#act(() => this.#fork());
   }
 
-  /** Pause, do something to the branches, tell what is refused, and drive on where somebody drove; one after the other. */
+  async #fork() {
+    const at = Math.min(this.screens.at, this.current.length);
+    const other = 1 - this.chosen;
+    const made = await this.current.fork(at);
+    this.branches[other]?.end();
+    this.branches[other] = made;
+    this.chosen = other;
+    this.forkedAt = at;
+    this.legend.open = false;
+    this.#stand(at);
+    this.#tell(`Branch ${"AB"[other]} goes on from here.`);
+  }
+
+  /** Pause, do something to the branches, tell what is refused, and drive on where somebody drove; in turns. */
   #act(change) {
     this.#acting = this.#acting.then(() => this.#change(change));
     return this.#acting;
@@ -187,12 +211,7 @@ class Drive {
   async #run(signal) {
     try {
       if (this.screens.at < this.current.length) await this.current.rewind(this.screens.at);
-      while (!signal.aborted) {
-        const began = performance.now();
-        await this.#frame(signal);
-        this.#pauseWhereDone();
-        await until(began + 1000 / this.model.fps);
-      }
+      while (!signal.aborted) await this.#frameInTime(signal);
     } catch (error) {
       if (error.name !== "AbortError") showRefusal(this.form, this.refusals, error);
     }
@@ -200,6 +219,14 @@ class Drive {
     this.pace.rest();
     this.#showRunning();
     this.screens.settle();
+  }
+
+  /** One frame, and the wait until the next is due. */
+  async #frameInTime(signal) {
+    const began = performance.now();
+    await this.#frame(signal);
+    this.#pauseWhereDone();
+    await until(began + 1000 / this.model.fps);
   }
 
   /** Make and show one frame. A lost server is waited for, with the same row. */
@@ -286,8 +313,7 @@ class Drive {
   }
 
   #key(event, isDown) {
-    const isTyping = event.target.closest?.("select, textarea, input:not([type=range], [type=radio])");
-    if (this.panel.hidden || event.ctrlKey || event.metaKey || event.altKey || (isTyping && isDown)) return;
+    if (this.panel.hidden || event.ctrlKey || event.metaKey || event.altKey || (isDown && isTyping(event))) return;
     const key = event.key.toLowerCase();
     if (this.joints.press(key, isDown, event.timeStamp)) event.preventDefault();
     else if (isDown && !event.repeat) this.#command(event, key);
@@ -295,11 +321,15 @@ class Drive {
 
   #command(event, key) {
     if (key === " " && event.target.closest?.("button, summary, a, input[type=radio]")) return;
-    const acts = { " ": () => this.toggle(), z: () => this.rewind(), b: () => this.fork(), x: () => this.#swapArm(),
-      1: () => this.#choose(0), 2: () => this.#choose(1) };
-    if (!(key in acts)) return;
+    const act = this.#acts[key];
+    if (!act) return;
     event.preventDefault();
-    acts[key]();
+    act();
+  }
+
+  get #acts() {
+    return { " ": () => this.toggle(), z: () => this.rewind(), b: () => this.fork(), x: () => this.#swapArm(),
+      1: () => this.#choose(0), 2: () => this.#choose(1) };
   }
 
   #swapArm() {
@@ -342,20 +372,38 @@ class Drive {
     if (now - this.#lastTold < TELL_MS) return;
     this.#lastTold = now;
     const { inputs, rate, serverMs } = this.pace;
-    const rows = [["frames a second", quantity(rate)], ["input to frame", quantity(inputs.at(-1), "ms")],
-      ["95\u202f% within", quantity(quantile(inputs, 0.95), "ms")], ["server", quantity(serverMs, "ms")],
-      ["a frame is", strategy === "sample" ? `a sample, ${steps} ${steps === 1 ? "step" : "steps"}` : "the posterior mean"],
-      ["from one context", this.window.value === "1" ? "1 frame" : `${this.window.value} frames`]];
-    this.speed.replaceChildren(...facts(rows).children);
+    this.speed.replaceChildren(...facts([
+      ["frames a second", quantity(rate)],
+      ["input to frame", quantity(inputs.at(-1), "ms")],
+      ["95\u202f% within", quantity(quantile(inputs, 0.95), "ms")],
+      ["server", quantity(serverMs, "ms")],
+      ["a frame is", strategy === "sample" ? `a sample, ${stepsOf(steps)}` : "the posterior mean"],
+      ["from one context", framesOf(Number(this.window.value))],
+    ]).children);
   }
 }
 
+/** Whoever clicked goes on with the keys: the space bar drives then, and does not press the button again. */
+function handKeysBack(event) {
+  if (event.detail > 0) event.target.closest("button, summary")?.blur();
+}
+
+const isTyping = ({ target }) => target.closest?.("select, textarea, input:not([type=range], [type=radio])") ?? null;
+
+const stepsOf = (count) => `${count} ${count === 1 ? "step" : "steps"}`;
+
+const framesOf = (count) => `${count} ${count === 1 ? "frame" : "frames"}`;
+
+/** A count, its half, the half of that, down to 1. */
+function halvesOf(count) {
+  const times = Math.floor(Math.log2(count)) + 1;
+  return Array.from({ length: times }, (_, index) => Math.floor(count / 2 ** index));
+}
+
 function keyLegend() {
-  const rows = [["Space", "drive or pause"], ["z", "rewind"], ["b", "branch"], ["1 2", "take branch A or B"], ["x", "the other arm"],
-    ["w s", "base forward, back"], ["a d", "base turns"]];
-  return h("details", { className: "legend-keys", open: matchMedia("(min-width: 60rem)").matches }, h("summary", {}, "Keys and gamepad"),
-    h("dl", { className: "facts" }, rows.map(([keys, words]) => h("div", {}, h("dt", {}, keys.split(" ").map((key) => h("kbd", {}, key))),
-      h("dd", {}, words)))),
-    h("p", { className: "hint" }, "Keys of the joints stand beside their sliders. Gamepad: the left stick drives, the right one moves the shoulder, the " +
-      "cross the elbow and the neck, triggers the hand; bumpers choose the arm. A drives, B rewinds, Y branches."));
+  const rows = KEYS.map(([keys, words]) =>
+    h("div", {}, h("dt", {}, keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, words)));
+  return h("details", { className: "legend-keys", open: matchMedia("(min-width: 60rem)").matches },
+    h("summary", {}, "Keys and gamepad"), h("dl", { className: "facts" }, rows),
+    h("p", { className: "hint" }, PAD_WORDS));
 }

@@ -78,7 +78,8 @@ export class Joints {
   /** Take what a gamepad says, or null where there is none. */
   feel(pad) {
     const before = JSON.stringify([...this.#pad]);
-    this.#pad = new Map(pad ? this.all.map((joint, index) => [index, joint.feel(pad)]).filter(([, push]) => push !== 0) : []);
+    const pushes = pad ? this.all.map((joint, index) => [index, joint.feel(pad)]) : [];
+    this.#pad = new Map(pushes.filter(([, push]) => push !== 0));
     if (JSON.stringify([...this.#pad]) !== before) this.onInput(performance.now());
   }
 
@@ -123,7 +124,8 @@ export class Joints {
   #showArm() {
     for (const joint of this.all) joint.mark(joint.keys.length > 0 && this.#isChosen(joint));
     const isRoomy = matchMedia("(min-width: 60rem)").matches;
-    for (const group of this.groups) if (isRoomy && group?.textContent.toLowerCase().startsWith(`${this.arm} arm`)) group.open = true;
+    const isOurs = (group) => group?.textContent.toLowerCase().startsWith(`${this.arm} arm`);
+    for (const group of this.groups) if (isRoomy && isOurs(group)) group.open = true;
     this.choice.replaceChildren("Keys and gamepad move the ", h("strong", {}, `${this.arm} arm`), "; ",
       h("kbd", {}, "x"), " changes over.");
   }
@@ -147,10 +149,12 @@ class Joint {
     const step = (this.high - this.low) / 400;
     this.slider = h("input", { type: "range", id: `joint-${this.index}`, min: this.low, max: this.high, step,
       oninput: () => ((this.target = Number(this.slider.value)), onInput()) });
-    if (this.isRate) for (const end of ["pointerup", "pointercancel"]) this.slider.addEventListener(end, () => this.rest());
+    const ends = this.isRate ? ["pointerup", "pointercancel"] : [];
+    for (const end of ends) this.slider.addEventListener(end, () => this.rest());
     this.told = h("output", { htmlFor: this.slider.id });
     this.hints = h("span", { className: "keys", "aria-hidden": "true" });
-    this.node = h("div", { className: "joint" }, h("label", { htmlFor: this.slider.id }, this.words, this.hints), this.slider, this.told);
+    const label = h("label", { htmlFor: this.slider.id }, this.words, this.hints);
+    this.node = h("div", { className: "joint" }, label, this.slider, this.told);
   }
 
   bind({ keys, axis, turned = false, buttons }) {
@@ -198,7 +202,8 @@ class Joint {
 
   #show() {
     this.slider.value = String(this.target);
-    const text = `${this.value.toFixed(this.decimals).replace(/^-(0\.?0*)$/, "$1")}${this.unit === "1" ? "" : `\u202f${this.unit}`}`;
+    const number = this.value.toFixed(this.decimals).replace(/^-(0\.?0*)$/, "$1");
+    const text = this.unit === "1" ? number : `${number}\u202f${this.unit}`;
     if (this.told.textContent === text) return;
     this.told.textContent = text;
     this.slider.setAttribute("aria-valuetext", text);

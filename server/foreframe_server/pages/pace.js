@@ -1,4 +1,4 @@
-// How a drive keeps up: frames shown a second, time from an input to the frame that heeds it, and work that fits the time.
+// How a drive keeps up: frames shown a second, time from an input to the frame that heeds it, work that fits the time.
 
 const WINDOW_MS = 2000;
 const MAX_INPUTS = 200;

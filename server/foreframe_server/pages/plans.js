@@ -19,8 +19,8 @@ export function normal(seed) {
 
 /** `count` plans of rows like `base`, the first of them the base itself.
  *
- * deviations: of each number, 0 where it shall not move. smoothness 0..1: correlation from row to row. Every plan starts
- * at the base and moves away from it over the rows; `low` and `high`, where known, are not left by that.
+ * deviations: of each number, 0 where it shall not move. smoothness 0..1: correlation from row to row. Every plan
+ * starts at the base and moves away from it over the rows; `low` and `high`, where known, are not left by that.
  */
 export function sample(base, { count, deviations, smoothness, seed, low = null, high = null }) {
   const draw = normal(seed);

@@ -1,6 +1,7 @@
 // Playground: a clip or somebody's own recording in; past, prediction, truth, spread and bits out, as they arrive.
 
 import { Unreachable, connection, get, post, stream } from "./api.js";
+import { verdictText } from "./calibration.js";
 import { bestEncoding, imageOf, imagesOf, mapsOf, membersOf, draw } from "./frames.js";
 import { FileFault, Recording, readClip, readFrames, readStates } from "./recording.js";
 import { Stage } from "./stage.js";
@@ -262,7 +263,8 @@ class Playground {
     this.asked = { request, seed: answer.seed };
     await this.stage.finish(answer, { frames: await imagesOf(answer.frames), members: await membersOf(answer.members),
       maps: mapsOf(answer.uncertainty.map) });
-    announce(`Predicted ${answer.frames.length} frames from ${answer.ensemble.members} members.`);
+    announce(`Predicted ${answer.frames.length} frames from ${answer.ensemble.members} members. ` +
+      `Verdict: ${verdictText(answer.uncertainty)}.`);
     await this.#count(signal);
   }
 

@@ -1,8 +1,10 @@
-// What a scoring said: the best plan and how sure that is, a table to sort, and the frames of the plan that is looked at.
+// What a scoring said: the best plan and how sure that is, a table to sort, and the frames of one plan.
 
 import { draw, imagesOf } from "./frames.js";
 import { aligned, button, copy, facts, h, quantity, svg, warningList } from "./ui.js";
 
+const NO_PLANS = "No plans yet. Score samples them around the base, predicts what each would lead to and gives it a " +
+  "cost: lower is better.";
 const TERMS = { goal_image: "Goal", spread: "Spread", smoothness: "Jerkiness", likelihood: "Doubt" };
 
 /** Shows a reply of /v1/scores. */
@@ -16,7 +18,8 @@ export class Ranking {
     this.summary = h("div", { className: "summary" });
     this.chosen = h("section", { className: "chosen-plan", hidden: true });
     this.table = h("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Candidates" });
-    this.node = h("div", {}, h("p", { className: "running" }, this.bar, this.words), this.summary, this.chosen, this.table);
+    const running = h("p", { className: "running" }, this.bar, this.words);
+    this.node = h("div", {}, running, this.summary, this.chosen, this.table);
     this.forget();
   }
 
@@ -30,16 +33,14 @@ export class Ranking {
   forget() {
     this.reply = null;
     this.chosen.hidden = true;
-    this.summary.replaceChildren(h("p", { className: "empty" }, "No plans yet. Score samples them around the base, predicts what each would lead to and " +
-      "gives it a cost: lower is better."));
+    this.summary.replaceChildren(h("p", { className: "empty" }, NO_PLANS));
     this.table.replaceChildren();
   }
 
   /** Show a reply about plans. `goal`: the picture that was to be reached. */
   async show(reply, plans, { goal }) {
     Object.assign(this, { reply, plans, goal });
-    this.films = new Map();
-    await Promise.all(reply.candidates.map(async ({ index, frames }) => frames && this.films.set(index, await imagesOf(frames))));
+    this.films = await filmsOf(reply.candidates);
     this.looked = reply.best_index;
     this.summary.replaceChildren(summaryOf(reply), warningList(reply.warnings) ?? "");
     this.#tabulate();
@@ -59,22 +60,34 @@ export class Ranking {
 
   #tabulate() {
     const columns = this.#columns;
+    const rows = this.#sorted(columns);
+    this.range = rangeOf(this.reply.candidates);
+    const texts = columns.map((column) => textsOf(column, rows));
+    const bodyRows = rows.map((row, at) => this.#row(row, columns.map(([name], index) => [name, texts[index][at]])));
+    this.table.replaceChildren(h("table", { className: "ranking" },
+      h("caption", { className: "unseen" }, "Candidates and their costs"),
+      h("thead", {}, this.#headRow(columns)), h("tbody", {}, bodyRows)));
+  }
+
+  #sorted(columns) {
     const { column, rising } = this.#order;
     const [, , read] = columns.find(([name]) => name === column) ?? columns[0];
-    const rows = this.reply.candidates.toSorted((one, other) => compare(read(one), read(other), rising));
-    const costs = this.reply.candidates.map(({ cost }) => cost).filter(Number.isFinite);
-    this.range = [Math.min(...costs), Math.max(...costs)];
-    const shown = new Map(columns.map(([name, , read]) => [name, isCount(name) ? rows.map((row) => String(read(row) ?? "–")) : aligned(rows.map(read))]));
-    this.table.replaceChildren(h("table", { className: "ranking" }, h("caption", { className: "unseen" }, "Candidates and their costs"),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Last frame"), columns.map((one) => this.#head(one)), h("th", { scope: "col" }, "Status"))),
-      h("tbody", {}, rows.map((row, at) => this.#row(row, columns.map(([name]) => [name, shown.get(name)[at]]))))));
+    return this.reply.candidates.toSorted((one, other) => compare(read(one), read(other), rising));
+  }
+
+  #headRow(columns) {
+    return h("tr", {}, h("th", { scope: "col" }, "Last frame"), columns.map((one) => this.#head(one)),
+      h("th", { scope: "col" }, "Status"));
   }
 
   #head([name, words]) {
     const { column, rising } = this.#order;
     const isHere = name === column;
-    return h("th", { scope: "col", className: name === "index" ? "" : "number", "aria-sort": isHere ? (rising ? "ascending" : "descending") : "none" },
-      button(isHere ? `${words} ${rising ? "▲" : "▼"}` : words, () => this.#sort(name), { className: "plain" }));
+    const sorted = rising ? "ascending" : "descending";
+    const sort = button(isHere ? `${words} ${rising ? "▲" : "▼"}` : words, () => this.#sort(name),
+      { className: "plain" });
+    return h("th", { scope: "col", className: name === "index" ? "" : "number", "aria-sort": isHere ? sorted : "none" },
+      sort);
   }
 
   #sort(column) {
@@ -83,24 +96,32 @@ export class Ranking {
     [...this.table.querySelectorAll("th[aria-sort]")].find((head) => head.ariaSort !== "none")?.firstChild.focus();
   }
 
-  #row({ index, status, reason, cost }, texts) {
-    const cells = texts.map(([name, text]) => (name === "index" ? h("td", {}, this.#choice(index))
-      : h("td", { className: "number" }, name === "cost" && Number.isFinite(cost) ? this.#bar(cost) : null, text)));
-    const row = h("tr", { onclick: () => this.#look(index) }, h("td", {}, this.#thumbnail(index)), cells,
-      h("td", {}, status === "ok" ? "scored" : `${status}${reason ? `: ${reason}` : ""}`));
+  #row(candidate, texts) {
+    const { index } = candidate;
+    const row = h("tr", { onclick: () => this.#look(index) }, h("td", {}, this.#thumbnail(index)),
+      texts.map(([name, text]) => this.#cell(candidate, name, text)), h("td", {}, statusOf(candidate)));
     row.dataset.index = String(index);
     row.classList.toggle("here", index === this.looked);
     return row;
   }
 
+  #cell({ index, cost }, name, text) {
+    if (name === "index") return h("td", {}, this.#choice(index));
+    const hasBar = name === "cost" && Number.isFinite(cost);
+    return h("td", { className: "number" }, hasBar ? this.#bar(cost) : null, text);
+  }
+
   #choice(index) {
-    return button(index === 0 ? "0, the base" : String(index), () => this.#look(index), { className: "plain", "aria-pressed": String(index === this.looked) });
+    return button(index === 0 ? "0, the base" : String(index), () => this.#look(index),
+      { className: "plain", "aria-pressed": String(index === this.looked) });
   }
 
   #bar(cost) {
     const [least, most] = this.range;
+    const from = Math.min(0, least);
+    const width = Math.max(1, (100 * (cost - from)) / (most - from || 1));
     return svg("svg", { class: "range", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
-      svg("rect", { class: "usual", y: 2, height: 6, width: Math.max(1, (100 * (cost - Math.min(0, least))) / (most - Math.min(0, least) || 1)) }));
+      svg("rect", { class: "usual", y: 2, height: 6, width }));
   }
 
   #thumbnail(index) {
@@ -120,22 +141,22 @@ export class Ranking {
       row.querySelector("button").setAttribute("aria-pressed", String(isHere));
     }
     this.chosen.hidden = index === null;
-    if (index === null) return;
+    if (index !== null) this.#showChosen(this.reply.candidates[index]);
+  }
+
+  #showChosen({ index, rank, cost }) {
     const film = this.films.get(index);
-    const { rank, cost } = this.reply.candidates[index];
     const taken = button("Copy its rows", () => copy(JSON.stringify(this.plans[index]), taken), { className: "plain" });
+    const words = [rank === null ? "It was not ranked. " : `Rank ${rank}, cost ${quantity(cost)}. `,
+      film ? "" : "Its frames were not asked for: show more of the best. "];
     this.chosen.replaceChildren(h("h2", {}, `Plan ${index}${index === this.reply.best_index ? ", the best" : ""}`),
-      h("p", { className: "hint" }, rank === null ? "It was not ranked. " : `Rank ${rank}, cost ${quantity(cost)}. `,
-        film ? "" : "Its frames were not asked for: show more of the best. ", taken), film ? this.#film(film) : "");
+      h("p", { className: "hint" }, words, taken), film ? this.#film(film) : "");
   }
 
   #film(film) {
-    const made = h("div", { className: "film", role: "img", "aria-label": "Predicted frames of the plan, and the goal" },
-      [...film, this.goal].map((image, at) => {
-        const canvas = h("canvas", { width: image.width, height: image.height });
-        draw(canvas, image);
-        return h("div", { className: "cell" }, canvas, h("span", {}, at === film.length ? "goal" : String(at + 1)));
-      }));
+    const words = "Predicted frames of the plan, and the goal";
+    const made = h("div", { className: "film", role: "img", "aria-label": words },
+      [...film, this.goal].map((image, at) => filmCell(image, at === film.length ? "goal" : String(at + 1))));
     made.style.setProperty("--count", String(film.length + 1));
     return made;
   }
@@ -149,6 +170,31 @@ function compare(one, other, rising) {
   return rising ? one - other : other - one;
 }
 
+/** The least and the most cost. */
+function rangeOf(candidates) {
+  const costs = candidates.map(({ cost }) => cost).filter(Number.isFinite);
+  return [Math.min(...costs), Math.max(...costs)];
+}
+
+/** What stands in a column, row by row. */
+function textsOf([name, , read], rows) {
+  return isCount(name) ? rows.map((row) => String(read(row) ?? "–")) : aligned(rows.map(read));
+}
+
+/** Images of the candidates that came with frames, by index. */
+async function filmsOf(candidates) {
+  const filmed = candidates.filter(({ frames }) => frames);
+  return new Map(await Promise.all(filmed.map(async ({ index, frames }) => [index, await imagesOf(frames)])));
+}
+
+function filmCell(image, words) {
+  const canvas = h("canvas", { width: image.width, height: image.height });
+  draw(canvas, image);
+  return h("div", { className: "cell" }, canvas, h("span", {}, words));
+}
+
+const statusOf = ({ status, reason }) => (status === "ok" ? "scored" : `${status}${reason ? `: ${reason}` : ""}`);
+
 function summaryOf(reply) {
   const { rank_stability: stability, members, timings_ms: timings, scored, candidates } = reply;
   return h("div", {}, facts([
@@ -159,7 +205,9 @@ function summaryOf(reply) {
     ["answered in", quantity(timings.total / 1000, "s")],
     ["seed", String(reply.seed)],
     ...(reply.deadline_met ? [] : [["deadline", "missed"]]),
-  ], "facts tiles"), h("p", { className: "hint" }, stability === null
-    ? "Rank stability needs two members or more: how often the same plan is best when members are drawn again."
-    : `When members are drawn again, the same plan is best in ${quantity(100 * stability)} of 100 draws.`));
+  ], "facts tiles"), h("p", { className: "hint" }, stabilityWords(stability)));
 }
+
+const stabilityWords = (stability) => (stability === null
+  ? "Rank stability needs two members or more: how often the same plan is best when members are drawn again."
+  : `When members are drawn again, the same plan is best in ${quantity(100 * stability)} of 100 draws.`);

@@ -1,7 +1,8 @@
 // One branch or two side by side at the same time, one scrubber over both, film strips, and how far they differ.
 
+import { Chart } from "./chart.js";
 import { clear, decibels, draw, rmse } from "./frames.js";
-import { Chart, button, h, quantity } from "./ui.js";
+import { button, h, quantity } from "./ui.js";
 
 const NAMES = "AB";
 const NUM_CELLS = 10;
@@ -16,19 +17,24 @@ export class Screens {
   constructor(model, beside, onLook, onChoose) {
     this.model = model;
     this.panes = [...NAMES].map((name, index) => paneOf(name, model.cameras[0], () => onChoose(index)));
-    this.scrub = h("input", { type: "range", id: "drive-scrub", min: 0, max: 0, value: 0, step: 1,
-      oninput: () => onLook(Number(this.scrub.value)) });
-    this.time = h("output", { htmlFor: "drive-scrub" });
-    this.difference = new Chart("Difference of the branches", "root mean square, white is 1", (point) => onLook(this.#frameOf(point)));
     this.strips = [...NAMES].map(() => h("div", { className: "film", "aria-hidden": "true" }));
+    this.difference = new Chart("Difference of the branches", "root mean square, white is 1",
+      { onPick: (point) => onLook(this.#frameOf(point)) });
     this.node = h("div", { className: "screens" },
-      h("div", { className: "panes branches" }, this.panes.map((pane) => pane.node), beside),
-      h("div", { className: "scrubber" }, h("label", { htmlFor: "drive-scrub", className: "hint" }, "Time"), this.scrub, this.time));
+      h("div", { className: "panes branches" }, this.panes.map((pane) => pane.node), beside), this.#scrubber(onLook));
     this.compared = h("div", { className: "compared", hidden: true }, this.strips, this.difference.node);
     this.compared.addEventListener("click", ({ target }) => {
       const cell = target.closest(".cell");
       if (cell) onLook(Number(cell.dataset.at));
     });
+  }
+
+  #scrubber(onLook) {
+    this.scrub = h("input", { type: "range", id: "drive-scrub", min: 0, max: 0, value: 0, step: 1,
+      oninput: () => onLook(Number(this.scrub.value)) });
+    this.time = h("output", { htmlFor: "drive-scrub" });
+    return h("div", { className: "scrubber" },
+      h("label", { htmlFor: "drive-scrub", className: "hint" }, "Time"), this.scrub, this.time);
   }
 
   /** Show every branch at a frame; `chosen` is the one that is driven, and they part after `forkedAt`. */
@@ -56,37 +62,56 @@ export class Screens {
 
   #showPane(pane, branch, isChosen) {
     pane.node.hidden = !branch;
-    if (!branch) return clear(pane.canvas);
-    const { length } = branch;
+    if (!branch) {
+      clear(pane.canvas);
+      return;
+    }
     draw(pane.canvas, branch.frameAt(this.at));
-    pane.node.classList.toggle("chosen", isChosen && this.#branches.length > 1);
-    pane.choose.setAttribute("aria-pressed", String(isChosen));
-    pane.choose.hidden = this.#branches.length < 2;
-    pane.title.textContent = this.#branches.length < 2 ? "Predicted" : pane.name;
-    pane.choose.textContent = isChosen ? `${pane.name}, driven` : `Drive ${pane.name}`;
-    const told = this.at > length ? `ends at ${secondsOf(length, this.model)}` : this.at === 0 ? "the last frame seen" : `predicted frame ${this.at}`;
+    this.#showChoice(pane, isChosen);
+    const told = this.#whatStands(branch);
     pane.words.textContent = told;
-    return pane.canvas.setAttribute("aria-label", `Branch ${pane.name}: ${told}`);
+    pane.canvas.setAttribute("aria-label", `Branch ${pane.name}: ${told}`);
+  }
+
+  #showChoice({ name, node, title, choose }, isChosen) {
+    const isAlone = this.#branches.length < 2;
+    node.classList.toggle("chosen", isChosen && !isAlone);
+    title.textContent = isAlone ? "Predicted" : name;
+    choose.hidden = isAlone;
+    choose.setAttribute("aria-pressed", String(isChosen));
+    choose.textContent = isChosen ? "Driven" : `Drive ${name}`;
+  }
+
+  #whatStands({ length }) {
+    if (this.at > length) return `ends at ${secondsOf(length, this.model)}`;
+    return this.at === 0 ? "the last frame seen" : `predicted frame ${this.at}`;
   }
 
   #compare([left, right]) {
     if (this.at > Math.min(left.length, right.length)) return;
     const apart = rmse(left.frameAt(this.at), right.frameAt(this.at));
-    this.panes[1].words.textContent += apart === 0 ? " · the same as A" : ` · ${quantity(decibels(apart), "dB")} PSNR to A`;
+    const words = apart === 0 ? "the same as A" : `${quantity(decibels(apart), "dB")} PSNR to A`;
+    this.panes[1].words.textContent += ` · ${words}`;
   }
 
   #film(strip, branch, index) {
     strip.hidden = !branch;
     if (!branch) return;
-    const { width, height } = this.model.cameras[0];
-    const cells = Array.from({ length: NUM_CELLS }, (_, cell) => Math.round((cell * this.longest) / (NUM_CELLS - 1)));
-    strip.replaceChildren(...cells.map((at, cell) => {
-      const canvas = h("canvas", { width, height });
-      if (at <= branch.length) draw(canvas, branch.frameAt(at));
-      const made = h("div", { className: "cell" }, index === 0 ? h("span", {}, cell === 0 ? "start" : secondsOf(at, this.model)) : null, canvas);
-      made.dataset.at = String(at);
-      return made;
+    const times = Array.from({ length: NUM_CELLS },
+      (_, cell) => Math.round((cell * this.longest) / (NUM_CELLS - 1)));
+    strip.replaceChildren(...times.map((at, cell) => {
+      const words = cell === 0 ? "start" : secondsOf(at, this.model);
+      return this.#cell(branch, at, index === 0 ? h("span", {}, words) : null);
     }));
+  }
+
+  #cell(branch, at, caption) {
+    const { width, height } = this.model.cameras[0];
+    const canvas = h("canvas", { width, height });
+    if (at <= branch.length) draw(canvas, branch.frameAt(at));
+    const made = h("div", { className: "cell" }, caption, canvas);
+    made.dataset.at = String(at);
+    return made;
   }
 
   #frameOf(point) {
@@ -101,10 +126,15 @@ export class Screens {
       const at = this.#frameOf(index + 1);
       return rmse(left.frameAt(at), right.frameAt(at));
     });
-    this.difference.show([{ name: "A and B", kind: "line", values: values.length ? values : [null] }], { words: values.length === 0
-      ? "Drive on, and the branches can be compared." : `Frames after they parted at ${secondsOf(this.forkedAt, this.model)}` +
-      `${this.every > 1 ? `, every ${this.every}th` : ""}.` });
+    this.difference.show([{ name: "A and B", kind: "line", values: values.length ? values : [null] }],
+      { words: this.#differenceWords(values.length) });
     this.difference.point(Math.max(1, Math.round((this.at - this.forkedAt) / this.every)));
+  }
+
+  #differenceWords(count) {
+    if (count === 0) return "Drive on, and the branches can be compared.";
+    const skipped = this.every > 1 ? `, every ${this.every}th` : "";
+    return `Frames after they parted at ${secondsOf(this.forkedAt, this.model)}${skipped}.`;
   }
 }
 
@@ -113,7 +143,8 @@ function paneOf(name, { width, height }, onChoose) {
   const words = h("span", { className: "hint" });
   const choose = button(`Drive ${name}`, onChoose, { className: "plain", hidden: true });
   const title = h("strong", {}, name);
-  return { name, title, canvas, words, choose, node: h("figure", { className: "pane" }, h("figcaption", {}, title, choose), canvas, words) };
+  const node = h("figure", { className: "pane" }, h("figcaption", {}, title, choose), canvas, words);
+  return { name, title, canvas, words, choose, node };
 }
 
 const secondsOf = (frames, { fps }) => `+${(frames / fps).toFixed(2)}\u202fs`;

@@ -1,9 +1,12 @@
 // What a prediction looks like: past, prediction and truth side by side, one scrubber, and charts under it.
 
+import { usualError, usualSpread, verdictMark, verdictWords } from "./calibration.js";
+import { Chart } from "./chart.js";
 import { clear, decibels, draw, rmse } from "./frames.js";
-import { Chart, button, facts, field, h, input, quantity, select, warningList } from "./ui.js";
+import { button, facts, field, h, input, quantity, select, warningList } from "./ui.js";
 
 const PLAY_MS = 200;
+const SPREAD_HEIGHT = 168;
 
 /** Draws one window and its prediction; asks nobody, but calls `onMedoid` for the medoid's frames. */
 export class Stage {
@@ -18,8 +21,9 @@ export class Stage {
       .map(([name, title]) => [name, pane(title, model.cameras[0])]));
     this.bar = h("progress", { max: 1, value: 0, "aria-label": "Members that arrived" });
     this.words = h("p", { className: "hint", role: "status" });
-    this.spread = new Chart("Spread and error", "root mean square, white is 1", (frame) => this.go(frame));
-    this.bits = new Chart("Bits of the truth", "bits a frame", (frame) => this.go(frame));
+    const onPick = (frame) => this.go(frame);
+    this.spread = new Chart("Spread and error", "root mean square, white is 1", { onPick, height: SPREAD_HEIGHT });
+    this.bits = new Chart("Bits of the truth", "bits a frame", { onPick });
     this.bits.node.hidden = true;
     this.summary = h("div", { className: "summary" });
     this.strip = h("div", { className: "strip", "aria-hidden": "true" });
@@ -246,18 +250,22 @@ export class Stage {
   }
 
   #showSpread(spread) {
+    const uncertainty = this.answer?.uncertainty;
+    this.spread.node.hidden = (this.frames[this.shown] ?? []).length === 0;
+    this.spread.show(this.#spreadSeries(spread, uncertainty), { limit: uncertainty?.trusted_horizon,
+      limitWords: "not trusted", words: uncertainty ? verdictWords(uncertainty) : "" });
+    this.spread.point(Math.max(1, this.at));
+  }
+
+  /** What members and truth say, and what is usual; the usual error is the mean's, not that of one member. */
+  #spreadSeries(spread, uncertainty) {
     const frames = this.frames[this.shown] ?? [];
     const errors = frames.map((frame, index) => (this.truth[index] ? rmse(frame, this.truth[index]) : null));
     const empty = Array.from({ length: this.horizon }, () => null);
-    const { verdict, trusted_horizon: trusted } = this.answer?.uncertainty ?? {};
-    this.spread.node.hidden = frames.length === 0;
-    this.spread.show([{ name: "members' spread", kind: "line", values: spread.length ? spread : empty },
-      { name: "error against the truth", kind: "dash", values: errors.length ? errors : empty }], {
-      limit: trusted,
-      words: !this.answer || spread.length === 0 ? "" : Number.isFinite(trusted) ? `Trusted for ${trusted} frames.`
-        : `The spread is ${verdict}: where members disagree, not an error bar. The model names no trusted horizon.`,
-    });
-    this.spread.point(Math.max(1, this.at));
+    return [{ name: "members' spread", kind: "line", values: spread.length ? spread : empty },
+      ...usualSpread(uncertainty),
+      { name: "error against the truth", kind: "fact", values: errors.length ? errors : empty },
+      ...(this.shown === "mean" ? usualError(uncertainty) : [])];
   }
 
   #toggle() {
@@ -292,10 +300,11 @@ function summaryOf(answer) {
     ["answered in", quantity(timings.total, "ms")],
     ["members",
         isMean ? "none, one pass"
-            : `${ensemble.members} of ${ensemble.requested}, ${ensemble.from_cache} from the cache`],
+            : `${ensemble.members} of ${ensemble.requested}, ${ensemble.from_cache} cached`],
     ["steps", String(ensemble.steps)],
     ["seed", String(answer.seed)],
     ["standard error", quantity(ensemble.standard_error)],
+    ["verdict", verdictMark(answer.uncertainty)],
     ["same bytes again", answer.determinism],
     ...(degraded ? [["less than asked", degraded.reason.replaceAll("_", " ")]] : []),
     ...(answer.deadline_met ? [] : [["deadline", "missed"]]),

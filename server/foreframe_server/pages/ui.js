@@ -1,4 +1,4 @@
-// Small parts of a page: elements, labelled fields that carry their refusals, numbers with units, line charts.
+// Small parts of a page: elements, labelled fields that carry their refusals, numbers with units.
 // Text never becomes markup: everything is set as text.
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -65,8 +65,13 @@ export const textarea = (name, properties = {}) => remembering(h("textarea", { n
 export const button = (words, onclick, properties = {}) => h("button", { type: "button", onclick, ...properties },
     words);
 
+const keptAt = (name) => `foreframe.typed.${name}`;
+
+/** Whether somebody has chosen or typed the control's value in this tab. */
+export const isTyped = ({ name }) => sessionStorage.getItem(keptAt(name)) !== null;
+
 function remembering(control) {
-  const place = `foreframe.typed.${control.name}`;
+  const place = keptAt(control.name);
   const isTick = control.type === "checkbox";
   const held = sessionStorage.getItem(place);
   if (held !== null) {
@@ -208,119 +213,4 @@ export async function copy(text, pressed) {
     pressed.textContent = "Not allowed here";
   }
   setTimeout(() => (pressed.textContent = before), 1200);
-}
-
-const HEIGHT = 136, LEFT = 44, RIGHT = 6, TOP = 8, BOTTOM = 20;
-
-/** A small chart over frames 1..count with a cursor, which redraws itself at the width that it has. */
-export class Chart {
-  #series = [];
-  #extras = {};
-  #at = 1;
-
-  /** onPick: hears which frame was clicked. */
-  constructor(title, unit, onPick = () => {}) {
-    Object.assign(this, { title, unit });
-    this.legend = h("ul", { className: "legend" });
-    this.figure = svg("svg", { role: "img", "aria-label": title, height: HEIGHT });
-    this.note = h("p", { className: "hint" });
-    this.node = h("figure", { className: "chart" }, h("figcaption", {}, h("strong", {}, title), ` ${unit}`,
-        this.legend),
-      this.figure, this.note);
-    this.figure.addEventListener("click", (event) => onPick(this.#frameAt(event)));
-    new ResizeObserver(() => this.#draw()).observe(this.figure);
-  }
-
-  /** Draw series [{name, kind: "line"|"dash"|"bars", values}], whose values are null where there are none.
-   *
-   * extras: {band: [low, high] in the values' unit, bandWords, limit: the last frame that is not shaded, words}.
-   */
-  show(series, extras = {}) {
-    this.#series = series;
-    this.#extras = extras;
-    this.#draw();
-    this.#tell();
-  }
-
-  /** Put the cursor on a frame. */
-  point(index) {
-    this.#at = index;
-    this.cursor?.setAttribute("transform", `translate(${this.#across(index)} 0)`);
-  }
-
-  get #count() {
-    return Math.max(1, ...this.#series.map((one) => one.values.length));
-  }
-
-  get #known() {
-    return this.#series.filter((one) => one.values.some(Number.isFinite));
-  }
-
-  #across(index) {
-    return LEFT + ((index - 0.5) / this.#count) * (this.width - LEFT - RIGHT);
-  }
-
-  #frameAt(event) {
-    const x = event.clientX - this.figure.getBoundingClientRect().left;
-    return Math.min(this.#count,
-        Math.max(1, Math.round(((x - LEFT) / (this.width - LEFT - RIGHT)) * this.#count + 0.5)));
-  }
-
-  #draw() {
-    this.width = Math.max(160, this.figure.clientWidth || this.node.clientWidth || 640);
-    const { band, limit } = this.#extras;
-    const top = 1.06 * Math.max(1e-9, ...this.#known.flatMap((one) => one.values.filter(Number.isFinite)),
-        band?.[1] ?? 0);
-    const up = (value) => HEIGHT - BOTTOM - (Math.max(0, value) / top) * (HEIGHT - TOP - BOTTOM);
-    this.cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
-    this.figure.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
-    this.figure.replaceChildren(...this.#band(band, up), ...this.#grid(top / 1.06, up), ...this.#limit(limit),
-      ...this.#known.flatMap((one) => this.#drawn(one, up)), this.cursor);
-    this.point(this.#at);
-  }
-
-  #tell() {
-    const { band, bandWords, words = "" } = this.#extras;
-    this.figure.setAttribute("aria-label", `${this.title}, ${this.unit}. ${this.#known.map((one) =>
-      `${one.name}: ${one.values.map((value) => quantity(value)).join(", ")}`).join(". ")}`);
-    this.legend.replaceChildren(...this.#known.map((one) => h("li", { className: one.kind }, one.name)),
-      ...(band ? [h("li", { className: "band" }, bandWords)] : []));
-    this.note.textContent = words;
-    this.note.hidden = !words;
-  }
-
-  #grid(most, up) {
-    const lines = [0, 0.5, 1].map((share) => share * most).flatMap((value) => [
-      svg("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: up(value), y2: up(value) }),
-      svg("text", { x: LEFT - 7, y: up(value) + 4, "text-anchor": "end" }, quantity(value, "", most < 100 ? 2 : 3))]);
-    const every = Math.ceil(this.#count / 16);
-    const frames = Array.from({ length: this.#count }, (_, index) => index + 1).filter((index) => index % every === 0);
-    return [...lines, ...frames.map((index) =>
-      svg("text", { x: this.#across(index), y: HEIGHT - 4, "text-anchor": "middle" }, String(index)))];
-  }
-
-  #band(band, up) {
-    if (!band) return [];
-    return [svg("rect", { class: "band", x: LEFT, width: this.width - LEFT - RIGHT, y: up(band[1]),
-        height: up(band[0]) - up(band[1]) })];
-  }
-
-  #limit(limit) {
-    if (!Number.isFinite(limit)) return [];
-    const x = this.#across(limit + 0.5);
-    return [svg("rect", { class: "untrusted", x, width: Math.max(0, this.width - RIGHT - x), y: TOP,
-        height: HEIGHT - TOP - BOTTOM })];
-  }
-
-  #drawn({ kind, values }, up) {
-    const points = values.map((value, index) => [this.#across(index + 1), value])
-      .filter(([, value]) => Number.isFinite(value)).map(([x, value]) => [x, up(value)]);
-    if (kind !== "bars") {
-      const path = svg("polyline", { class: kind, points: points.map((point) => point.join(",")).join(" ") });
-      return [path, ...points.map(([cx, cy]) => svg("circle", { class: kind, cx, cy, r: 2.8 }))];
-    }
-    const width = Math.min(46, (0.56 * (this.width - LEFT - RIGHT)) / this.#count);
-    return points.map(([x, y]) => svg("rect", { class: "bar", x: x - width / 2, y, width, rx: 2,
-        height: HEIGHT - BOTTOM - y }));
-  }
 }

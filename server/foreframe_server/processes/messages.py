@@ -151,16 +151,6 @@ class ReadCall(_Message):
     rows: tuple[ReadPart, ...]
 
 
-class CalibrationNote(_Message):
-    """A calibration."""
-
-    num_grids: int
-    mean: float
-    std: float
-    quantiles: tuple[float, ...]
-    scenario: str
-
-
 class EngineNote(_Message):
     """What an engine says of itself: its contract and state statistics as JSON, and what its answers can be relied on.
 
@@ -175,13 +165,13 @@ class EngineNote(_Message):
 
 
 class Hello(_Message):
-    """Says that the model is open, and what was opened."""
+    """Says that the model is open, and what was opened. calibration: as its file says it."""
 
     kind: Literal["hello"] = "hello"
     fingerprint: str
     rollout: EngineNote | None
     likelihood: EngineNote | None
-    calibration: CalibrationNote | None
+    calibration: str
     folder: str | None
 
 

@@ -1,14 +1,14 @@
 """What an opened model says of itself, as a message and back. Knows no process."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from foreframe_engines import Contract, GraphFiles, StateStatistics
-from foreframe_engines.calibration import Calibration
+from foreframe_engines.calibration import Calibration, calibration_from_json, calibration_to_json
 from foreframe_engines.contract_json import contract_from_json, contract_to_json, statistics_to_json
 from foreframe_engines.engine import LikelihoodEngine, RolloutEngine
 from foreframe_server.opening import OpenedEngines
-from foreframe_server.processes.messages import CalibrationNote, EngineNote, Hello
+from foreframe_server.processes.messages import EngineNote, Hello
 
 _ROLLOUT_GRAPHS = ("encode", "condition", "step", "decode")
 _LIKELIHOOD_GRAPHS = ("tokenize", "detokenize", "frame_step", "top_k")
@@ -26,12 +26,12 @@ class EngineFacts:
 
 def describe(opened: OpenedEngines) -> Hello:
     """Tell what was opened."""
-    rollout, calibration = opened.rollout, opened.calibration
+    rollout = opened.rollout
     return Hello(
         fingerprint=opened.fingerprint,
         rollout=None if rollout is None else _note(rollout, rollout.noise_shape()),
         likelihood=None if opened.likelihood is None else _note(opened.likelihood, None),
-        calibration=None if calibration is None else CalibrationNote(**asdict(calibration)),
+        calibration=calibration_to_json(opened.calibration),
         folder=None if opened.folder is None else str(opened.folder),
     )
 
@@ -42,9 +42,9 @@ def read_facts(note: EngineNote) -> EngineFacts:
     return EngineFacts(contract, note.determinism, note.noise_shape, note.num_lanes)
 
 
-def read_calibration(hello: Hello) -> Calibration | None:
-    """Read the calibration, where there is one."""
-    return None if hello.calibration is None else Calibration(**hello.calibration.model_dump())
+def read_calibration(hello: Hello) -> Calibration:
+    """Read the calibration. Raises BundleError when it is none."""
+    return calibration_from_json(hello.calibration)
 
 
 def read_folder(hello: Hello) -> Path | None:

@@ -231,3 +231,10 @@ class GuardedH11(Guard, H11Protocol):
 
 class GuardedHttpTools(Guard, HttpToolsProtocol):  # type: ignore[misc]  # one base is named for both
     """httptools behind the guard."""
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body: one that is read before the next comes is handed on as it is, not copied twice."""
+        if self.cycle is not None:
+            # Adding to no bytes and making bytes of bytes, as uvicorn goes on to do, copies nothing.
+            self.cycle.body = bytearray(self.cycle.body) if self.cycle.body else b""  # type: ignore[assignment]
+        super().on_body(body)

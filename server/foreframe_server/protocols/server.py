@@ -6,6 +6,7 @@ the same without the while. A second signal ends the process at once.
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final
 
+import structlog
 from uvicorn.config import Config
 from uvicorn.server import Server
 
@@ -26,6 +28,8 @@ PUBLIC: Final = "public"
 ADMIN: Final = "admin"
 _CHECK_S = 0.25
 _CLOSE: Final = (b"connection", b"close")
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +62,7 @@ class DoorServer(Server):
         self._lame_duck_s = lame_duck_s
         self._on_leaving = on_leaving
         self._leave_at_s: float | None = None
+        self._is_stopping_said = False
         self._admin_server: asyncio.Server | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -87,6 +92,7 @@ class DoorServer(Server):
         """Keep the headers of every reply, and say whether to stop."""
         if self._leave_at_s is not None and time.monotonic() >= self._leave_at_s:
             self.should_exit = True
+        self._say_stopping()
         is_over = await super().on_tick(counter)
         if self._leave_at_s is not None and _CLOSE not in self.server_state.default_headers:
             # In place: replies that are being made hold this list, and no client may ask on a connection that ends.
@@ -94,6 +100,16 @@ class DoorServer(Server):
         if self._admin is not None:
             self._admin.state.default_headers = [*self.server_state.default_headers]
         return is_over
+
+    def _say_stopping(self) -> None:
+        # Here and not in the handler of the signal, which may interrupt a line that is being written.
+        if self._leave_at_s is None or self._is_stopping_said:
+            return
+        self._is_stopping_said = True
+        lame_s = max(0.0, self._leave_at_s - time.monotonic())
+        drain_s = self.config.timeout_graceful_shutdown
+        limit = "" if drain_s is None else f", up to {math.ceil(lame_s + drain_s)} s"
+        _log.info(f"stopping{limit}; again stops now")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let running requests end, stop the app; operators are answered until then."""

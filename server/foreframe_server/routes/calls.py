@@ -27,6 +27,7 @@ from foreframe_server.codec import (
     read_document,
     read_form,
 )
+from foreframe_server.disconnects import has_left
 from foreframe_server.errors import InvalidRequest, Reason
 from foreframe_server.routes.host import host_of
 from foreframe_server.schemas import MAX_DEADLINE_MS
@@ -117,7 +118,11 @@ def call_of(request: Request, options: CallOptions) -> Call:
     """
     call = build_call(request.state.request_id, request.state.received_s, options)
     deadlines = [deadline for deadline in (call.deadline_s, _header_deadline_s(request)) if deadline is not None]
-    return replace(call, deadline_s=min(deadlines, default=None), is_disconnected=request.is_disconnected)
+
+    async def is_disconnected() -> bool:
+        return has_left(request.receive())
+
+    return replace(call, deadline_s=min(deadlines, default=None), is_disconnected=is_disconnected)
 
 
 def _header_deadline_s(request: Request) -> float | None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -94,3 +95,13 @@ def token_bundle(tmp_path, monkeypatch):
         facts, "open_likelihood_engine", lambda bundle, num_threads: ToyLikelihoodEngine(bundle.contract)
     )
     return folder
+
+
+@pytest.fixture
+def few_held_out_clips(monkeypatch):
+    """Token models are evaluated on two clips while they are trained: forty of them take most of a short run."""
+    likelihood = pytest.importorskip("foreframe_models.training.likelihood")
+    attention = pytest.importorskip("foreframe_models.studies.attention")
+    few = partial(likelihood.evaluate_likelihood, count=2)
+    for module in (likelihood, attention):
+        monkeypatch.setattr(module, "evaluate_likelihood", few)

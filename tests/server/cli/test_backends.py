@@ -9,6 +9,7 @@ from foreframe_client import Client
 from foreframe_engines import RuntimeUnavailable, builtin_bundle
 from foreframe_engines.episodes import load_clips
 from foreframe_server.cli.backends import find_backend
+from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
 
@@ -39,3 +40,17 @@ def test_torch_serves_what_onnx_runtime_serves(monkeypatch):
 def test_what_is_not_here_is_said_at_once(asked):
     with pytest.raises(RuntimeUnavailable, match="CUDA"):
         find_backend(read(backend="torch", **asked).engine)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"device": "cuda"}, "--device and --precision need --backend torch"),
+        ({"precision": "bf16"}, "--device and --precision need --backend torch"),
+        ({"is_compiled": True}, "IS_COMPILED"),
+        ({"has_cuda_graphs": True}, "HAS_CUDA_GRAPHS"),
+    ],
+)
+def test_what_only_torch_heeds_is_refused_without_it(asked, words):
+    with pytest.raises(Fault, match=words):
+        find_backend(read(**asked).engine)

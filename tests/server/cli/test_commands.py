@@ -49,6 +49,23 @@ def test_every_command_stands_in_the_help(run):
         assert re.search(rf"\b{name}\b", stdout)
 
 
+def test_the_help_groups_every_command(run):
+    stdout = run("--help").stdout
+    titles = re.findall(r"^╭─ ([\w ]+?) ─", stdout, flags=re.MULTILINE)
+    assert titles == ["Options", "Serve", "Predict", "Measure", "Make a model", "Operate"]
+    names = {info.name or info.callback.__name__ for info in commands.app.registered_commands}
+    names |= {info.name for info in commands.app.registered_groups}
+    for name in names:
+        assert len(re.findall(rf"^│ {name} ", stdout, flags=re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("command", ["predict", "replay"])
+def test_what_an_ensemble_has_is_called_members(run, command):
+    shown = " ".join(run(command, "--help").stdout.replace("│", " ").split())
+    assert "How many members to draw" in shown
+    assert "samples" not in shown
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -127,6 +144,7 @@ def test_a_wrong_setting_ends_with_3_and_names_itself(run, monkeypatch, name, va
     [
         ("foreframe_client", ("models", "--url", "http://127.0.0.1:1"), "pip install foreframe-client"),
         ("torch", ("export", "--run", "a", "--data", "b", "--out", "c"), "pip install 'foreframe[models]'"),
+        ("onnx", ("export", "--run", "a", "--data", "b", "--out", "c"), "pip install 'foreframe[models]'"),
         ("torch", ("train", "rollout", "--data", "a", "--validation", "b", "--out", "c"), "foreframe[models]"),
         ("matplotlib", ("eval", "states", "--data", "a", "--out", "a.json"), "pip install 'foreframe[models]'"),
         ("mujoco", ("world", "generate", "--out", "a", "--episodes", "1"), "pip install 'foreframe[world]'"),
@@ -139,6 +157,8 @@ def test_a_missing_package_is_named_with_its_remedy(package, arguments, remedy):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert remedy in done.stderr
+    named = re.findall(r"(\w+) is not installed", done.stderr)
+    assert [name.lower() for name in named] == [package]
     assert "Traceback" not in done.stderr
 
 

@@ -69,6 +69,15 @@ def test_noise_against_a_reference(run_json, monkeypatch, tmp_path, out):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "option", [("--data", "a"), ("--clips", 2), ("--bundle", "b"), ("--json",), ("--noise-plans",)]
+)
+def test_an_experiment_s_options_stand_behind_its_name(run, option):
+    result = run("eval", *option, "states")
+    assert result.exit_code == 2
+    assert "belongs after the subcommand states" in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_plain_eval_takes_its_options_before_and_without_a_subcommand(run):
     result = run("eval", "--clips", 1000)
     assert (result.exit_code, result.stdout) == (3, "")

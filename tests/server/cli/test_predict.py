@@ -2,13 +2,17 @@
 
 import json
 import math
+import re
+import shutil
+from dataclasses import replace
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from foreframe_engines import builtin_bundle
+from foreframe_engines import Bundle, builtin_bundle, write_manifest
+from foreframe_engines.calibration import calibration_to_json
 from foreframe_engines.episodes import load_clips
 from foreframe_server.cli.overrides import read_overridden
 from foreframe_server.cli.serving import running_server
@@ -31,6 +35,16 @@ def copy_psnr(clip):
     return 10 * math.log10(255**2 / error.mean())
 
 
+def replace_lines(folder, lines):
+    """Put other lines into the calibration of a bundle's spread, and return it."""
+    calibration = Bundle.open(folder).calibration
+    scales = tuple(replace(scale, line_per_frame=lines) for scale in calibration.spread.scales)
+    spread = replace(calibration.spread, scales=scales)
+    (folder / "calibration.json").write_text(calibration_to_json(replace(calibration, spread=spread)))
+    write_manifest(folder)
+    return spread
+
+
 def test_the_printed_request_is_what_the_server_takes(run):
     printed = run("predict", "--start", 3, "--steps", 2, "--ensemble", 2, "--print-request")
     assert printed.exit_code == 0, printed.stderr
@@ -50,13 +64,32 @@ def test_a_prediction_is_drawn_and_summed_up(run_json, clips_file, tmp_path):
         assert picture.width > 12 * 2 * 64
 
 
+@pytest.mark.parametrize("lines", [(9.0, 9.0, 9.0), (9.0, 9.0, 1e-6), (1e-6, 9.0, 9.0)])
+def test_the_spread_is_judged_by_the_models_own_calibration(run, run_json, tmp_path, lines):
+    folder = tmp_path / "bundle"
+    shutil.copytree(builtin_bundle(), folder)
+    calibration = replace_lines(folder, (*lines, *[9.0] * 5))
+    beyond = next((place for place, line in enumerate(lines) if line < 1), 8)
+    arguments = ("predict", "--bundle", folder, "--ensemble", 2, "--steps", calibration.steps)
+    summary = run_json(*arguments)
+    verdict = {8: "usual", 0: "unusual"}.get(beyond, "partly")
+    assert (summary["verdict"], summary["trusted_horizon"]) == (verdict, beyond)
+    shown = run(*arguments).stdout
+    assert re.search(rf"verdict\W+{verdict}\b", shown)
+    assert re.search(rf"trusted horizon\W+{beyond}\b", shown)
+    other_steps = run_json(*arguments[:-1], calibration.steps - 1)
+    assert (other_steps["verdict"], other_steps["trusted_horizon"]) == ("uncalibrated", None)
+
+
 def test_a_server_gives_the_same_picture(run_json, clips_file, tmp_path):
-    arguments = ("predict", clips_file, "--ensemble", 2, "--steps", 2, "--seed", 9, "--out")
-    run_json(*arguments, tmp_path / "here.png")
+    arguments = ("predict", clips_file, "--ensemble", 2, "--steps", 4, "--seed", 9, "--out")
+    here = run_json(*arguments, tmp_path / "here.png")
     with running_server(read_overridden(host="127.0.0.1", port=0)) as address:
-        run_json(*arguments, tmp_path / "there.png", "--url", address)
+        there = run_json(*arguments, tmp_path / "there.png", "--url", address)
         assert run_json("models", "--url", address)["models"][0]["id"] == "eve-tabletop"
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+    assert (here["verdict"], here["trusted_horizon"]) == (there["verdict"], there["trusted_horizon"])
+    assert here["verdict"] != "uncalibrated"
     run_json(*arguments[:-2], 10, "--out", tmp_path / "other.png")
     assert (tmp_path / "here.png").read_bytes() != (tmp_path / "other.png").read_bytes()
 
@@ -66,6 +99,7 @@ def test_an_episode_becomes_a_film_of_the_posterior_mean(run_json, episodes, tmp
     arguments = ("--start", 4, "--strategy", "posterior_mean", "--out", "film.mp4")
     summary = run_json("predict", folder / "episode_08000000.npz", *arguments)
     assert (summary["members"], summary["steps"], summary["spread_last_grey_levels"]) == (1, 1, None)
+    assert (summary["verdict"], summary["trusted_horizon"]) == ("uncalibrated", None)
     film = (tmp_path / "film.mp4").read_bytes()
     assert len(decode_mp4(film, 40, Size(2000, 2000), max_pad_pixels=2000 * 2000)) >= 12
 
@@ -99,6 +133,8 @@ def test_files_that_are_no_recording_are_refused(run, tmp_path):
         result = run("predict", name)
         assert result.exit_code == 3
         assert name in result.stderr
+        assert "pickle" not in result.stderr
+    assert "is no episode (.npz); recordings are .mcap files or folders" in run("predict", "text.npz").stderr
 
 
 def test_an_evaluation_is_one_object_of_finite_numbers(run_json, clips_file):

@@ -127,8 +127,15 @@ def test_a_folder_that_cannot_be_recorded_into_is_one_line(run, tmp_path):
     assert "taken" in result.stderr
 
 
+def test_a_file_of_text_is_no_recording(run, address, tmp_path):
+    (tmp_path / "notes.txt").write_text("not a recording")
+    result = run("replay", "notes.txt", "--url", address)
+    assert result.exit_code == 3
+    assert "notes.txt is no episode (.npz); recordings are .mcap files or folders" in result.stderr
+
+
 def test_a_robots_data_set_is_played_episode_by_episode(robot_folder, run_json, address, tmp_path):
-    report = run_json("replay", robot_folder, "--to", address, "--speed", 5, "--every", 2)
+    report = run_json("replay", robot_folder, "--url", address, "--speed", 5, "--every", 2)
     assert [file["asked"] + file["skipped"] for file in report["files"]] == [2, 1]
     assert all(np.isfinite([file["psnr_last"], file["psnr_copy_last"]]).all() for file in report["files"])
     topics = read_topics(tmp_path / "robot-000001.replayed.mcap")

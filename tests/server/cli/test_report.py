@@ -38,9 +38,9 @@ def text_of(report):
 
 def test_the_table_says_what_is_gained_and_lost():
     text = text_of(make_report())
-    for words in ("+4.25 dB on copying", "+1.25 dB on one sample", "-0.25 dB on mean of 20", "-3.25 dB", "-5.25 dB"):
+    for words in ("+4.25 dB on copying", "+1.25 dB on one member", "-0.25 dB on mean of 20", "-3.25 dB", "-5.25 dB"):
         assert words in text
-    for words in ("6.5x", "0.50 .. 0.75", "+2.00 dB on one sample"):
+    for words in ("6.5x", "0.50 .. 0.75", "+2.00 dB on one member"):
         assert words in text
 
 

@@ -1,6 +1,7 @@
 """A server inside this process, and `serve` as a process of its own."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from foreframe_client import Client, ConnectionFailed, RetryPolicy
-from foreframe_engines import BundleError, ModelFault, sample
+from foreframe_engines import BundleError, ModelFault, builtin_bundle, sample
 from foreframe_engines.testing import ToyRolloutEngine
 from foreframe_server.cli.faults import Fault
 from foreframe_server.cli.overrides import read_overridden
@@ -18,6 +19,7 @@ from foreframe_server.cli.remote import connected, measure_latency, predict_over
 from foreframe_server.cli.serving import running_server
 from foreframe_server.evaluation import clip_query, posterior_query
 from foreframe_server.opening import given
+from foreframe_server.settings import EngineSettings, ModelSettings, Settings
 
 
 @pytest.fixture
@@ -103,6 +105,18 @@ def test_a_bundle_is_read_by_what_opens_the_model_and_by_nobody_else(tmp_path):
     settings = read_overridden(host="127.0.0.1", port=0, bundle=tmp_path / "never looked at")
     with running_server(settings, given(ToyRolloutEngine())) as address, Client(address) as client:
         assert client.ready()
+
+
+def test_a_model_whose_folder_says_another_revision_is_named_in_its_own_line(tmp_path):
+    shutil.copytree(builtin_bundle(), tmp_path / "eve-tabletop" / "never")
+    settings = Settings(
+        http={"port": 0}, models=ModelSettings(folder=tmp_path), engine=EngineSettings(processes=0, num_threads=1)
+    )
+    with (
+        pytest.raises(Fault, match="folder says eve-tabletop never, its contract eve-tabletop"),
+        running_server(settings),
+    ):
+        pytest.fail("it never answers")
 
 
 def test_a_taken_port_is_a_fault_that_names_it():

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 
 
 @pytest.fixture(autouse=True)
-def few_and_short_clips(monkeypatch):
+def few_and_short_clips(monkeypatch, few_held_out_clips):
     """What takes minutes at full size and shows nothing more about the command."""
     monkeypatch.setattr("foreframe_server.cli.study.HELD_OUT", 4)
     monkeypatch.setattr("foreframe_server.cli.study.LENGTHS", (1, 4))

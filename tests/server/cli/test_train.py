@@ -25,7 +25,7 @@ def test_both_stages_are_trained_once(run_json, episodes, tmp_path):
     assert again["autoencoder"] == again["rollout"] == {}
 
 
-def test_the_likelihood_half_is_trained_with_scheduled_sampling(run_json, episodes, tmp_path):
+def test_the_likelihood_half_is_trained_with_scheduled_sampling(run_json, episodes, tmp_path, few_held_out_clips):
     pytest.importorskip("torch")
     data, validation = episodes(tmp_path / "train", [0, 1]), episodes(tmp_path / "validation", [7_000_000])
     arguments = ("train", "likelihood", "--data", data, "--validation", validation, "--out", "run")

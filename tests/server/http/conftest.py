@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foreframe_engines.calibration import UNCALIBRATED
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine
 from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
@@ -34,7 +35,7 @@ async def serve(app):
             yield client
 
 
-def build_token_app(likelihood_engine, *, settings=None, rollout=None, calibration=None):
+def build_token_app(likelihood_engine, *, settings=None, rollout=None, calibration=UNCALIBRATED):
     """The app of a toy that also knows likelihoods."""
     return create_app(
         settings or Settings(),

@@ -53,7 +53,8 @@ async def test_a_prediction_that_names_none_of_several_is_refused(client, toy_re
 
 
 async def test_a_prediction_of_an_unknown_model_is_refused(client, toy_request):
-    check_problem(await predict(client, toy_request, model="push"), 404, "unknown_model")
+    problem = check_problem(await predict(client, toy_request, model="push"), 404, "unknown_model")
+    assert problem["errors"] == [{"pointer": "/model", "message": "is not loaded", "expected": "one of grasp, reach"}]
 
 
 async def test_progress_is_told_of_the_model_that_is_named(client, toy_request):

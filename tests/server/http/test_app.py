@@ -12,7 +12,7 @@ from foreframe_engines.swapping import SwappingRolloutEngine
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_server.app import create_app
 from foreframe_server.opening import given
-from foreframe_server.settings import EngineSettings, Settings
+from foreframe_server.settings import EngineSettings, Settings, SettingsError, read_settings
 
 pytestmark = pytest.mark.anyio
 
@@ -139,6 +139,22 @@ async def test_a_shared_cache_that_is_not_there_changes_nothing(serving, toy_req
         reply = await client.post("/v1/predictions", json=toy_request())
 
     assert (reply.status_code, reply.json()["cache"]) == (200, "unavailable")
+
+
+@pytest.mark.parametrize("secret", [None, "word"])
+async def test_a_shared_cache_that_is_away_or_without_a_secret_is_a_warning_each(serving, secret):
+    settings = read_settings({"cache": {"redis_url": "redis://127.0.0.1:1/0", "secret": secret}})
+    with structlog.testing.capture_logs() as lines:
+        async with serving(create_app(settings, given(ToyRolloutEngine()))):
+            pass
+    warned = [line["setting"] for line in lines if line["log_level"] == "warning"]
+    expected = ["FOREFRAME_CACHE__REDIS_URL"] if secret else ["FOREFRAME_CACHE__SECRET", "FOREFRAME_CACHE__REDIS_URL"]
+    assert warned == expected
+
+
+async def test_a_folder_of_models_that_is_not_there_stops_the_start(tmp_path):
+    with pytest.raises(SettingsError, match="FOREFRAME_MODELS__FOLDER"):
+        create_app(read_settings({"models": {"folder": tmp_path / "typo"}}))
 
 
 async def test_a_path_is_not_guessed(client):

@@ -15,6 +15,7 @@ from foreframe_engines.testing import ToyRolloutEngine
 from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
 from foreframe_server.opening import given
+from foreframe_server.schemas import CameraClip, PredictionRequest, SamplingRequest
 from foreframe_server.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -459,3 +460,22 @@ async def test_control_a_call_that_blocks_the_loop_is_caught(best_lag):
             pass
 
     assert await best_lag(block) > MAX_LAG_S
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [
+        ({MARKER: 1}, PredictionRequest),
+        ({f"sampling__{MARKER}": 1}, SamplingRequest),
+        ({f"observation__cameras__head__{MARKER}": 1}, CameraClip),
+    ],
+)
+async def test_an_unknown_field_is_answered_with_the_known_ones(shared_client, toy_request, fields, known):
+    reply = await shared_client.post("/v1/predictions", json=toy_request(**fields))
+    (reason,) = reply.json()["errors"]
+    names = reason["expected"].removeprefix("one of ").removesuffix(", ...").split(", ")
+    everything = [field.alias or name for name, field in known.model_fields.items()]
+    assert names == everything[: len(names)]
+    assert len(names) == len(everything) or len(reason["expected"]) > 150
+    assert len(reason["expected"]) <= 240
+    assert MARKER not in reply.text

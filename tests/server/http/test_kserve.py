@@ -449,7 +449,7 @@ async def test_clients_that_leave_end_their_rows(serving):
             await app(scope, receive, send)
         go.set()
 
-    assert sent[0]["status"] == 408
+    assert sent[0]["status"] == 499
 
 
 async def test_requests_are_counted_under_their_route(token_client):

@@ -1,3 +1,4 @@
+import asyncio
 import json
 
 import anyio
@@ -168,3 +169,27 @@ async def test_what_nobody_caught_is_a_problem_and_no_traceback():
     assert b"planted" not in sent[1]["body"]
     assert [line["event"] for line in lines] == ["request failed", "request"]
     assert b'foreframe_requests_total{code="model_fault",route="other"} 1.0' in metrics.scrape()
+
+
+@pytest.mark.parametrize("is_leaving", [True, False])
+async def test_a_cancelled_request_is_answered_when_the_server_leaves(is_leaving):
+    sent, entered = [], anyio.Event()
+
+    async def hang(scope, receive, send):
+        entered.set()
+        await anyio.sleep_forever()
+
+    async def send(message):
+        sent.append(message)
+
+    app = RequestLog(hang, Metrics(), is_leaving=lambda: is_leaving)
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
+    with structlog.testing.capture_logs() as lines:
+        asking = asyncio.create_task(app(scope, Receiver(b""), send))
+        await entered.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    assert asking.cancelled() is not is_leaving
+    assert [message["status"] for message in sent if "status" in message] == ([503] if is_leaving else [])
+    assert lines[-1]["code"] == ("not_ready" if is_leaving else "unknown")

@@ -485,7 +485,7 @@ async def test_hanging_up_ends_the_work_and_leaves_nothing(serving, robots, gate
         robot.hang_up()
         await robot.ended()
         assert worker.num_jobs == 0
-        assert counted(robot.app, "request_timeout") == 1
+        assert counted(robot.app, "client_left") == 1
         assert robot.app.state.host.metrics.registry.get_sample_value("foreframe_connections") == 0
     assert robot.outbox.empty()
 

@@ -346,7 +346,7 @@ async def test_a_client_that_hangs_up_ends_its_work(serving, toy_request):
 
     assert gate.num_rows < 32 * 50 / 4
     assert visitor.sent.qsize() <= 2
-    assert lines[-1]["code"] == "request_timeout"
+    assert lines[-1]["code"] == "client_left"
 
 
 async def test_a_reader_that_is_slow_gets_the_newest_and_holds_nothing_up(serving, toy_request, monkeypatch):
@@ -440,7 +440,7 @@ async def test_a_stream_that_breaks_is_left_and_counted():
     await EventStream(events(), {}, leave)(scope, None, send)
 
     assert left == [True]
-    assert scope["state"]["problem_code"] == "request_timeout"
+    assert scope["state"]["problem_code"] == "client_left"
 
 
 def test_an_event_is_its_number_its_name_and_one_line_of_data():

@@ -300,7 +300,7 @@ async def test_hanging_up_ends_everything_in_flight(gated_app, serving, connecti
             await turn_until(lambda: asyncio.all_tasks() == before)
         assert worker_of(gated_app)._scheduler.pending_s == 0
 
-    assert counted(gated_app, "request_timeout") == 4
+    assert counted(gated_app, "client_left") == 4
     assert connections(gated_app) == 0
     assert gated_app.state.host.codec_slots.borrowed_tokens == 0
 
@@ -399,7 +399,7 @@ async def test_a_robot_that_never_reads_is_given_up(gated_app, serving, connecti
                 await turn_until(lambda: worker_of(gated_app).num_jobs == 0)
 
     codes = {line.get("kind", line["event"]): line["code"] for line in lines if "code" in line}
-    assert codes == {"predict": "request_timeout", "ping": "request_timeout", "connection": "request_timeout"}
+    assert codes == {"predict": "client_left", "ping": "client_left", "connection": "client_left"}
 
 
 async def test_messages_are_counted_and_logged_one_by_one(app, client, connecting, toy_request):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from foreframe_engines import reading as reference
-from foreframe_engines.calibration import calibrate
+from foreframe_engines.calibration import Calibration
 from foreframe_engines.nats import TopKDefinition, bits_map, count_nats, top_k_cross_entropy
+from foreframe_engines.surprise import calibrate_surprise
 from foreframe_engines.testing import ToyLikelihoodEngine, toy_contract, toy_tokens
 from foreframe_server.codec.arrays import map_for_msgpack
 from foreframe_server.settings import SchedulerSettings, Settings
@@ -144,8 +145,10 @@ async def test_windows_of_several_frames_say_which_frames_a_grid_stands_for(
 
 class TestSurprise:
     async def test_is_placed_when_the_model_is_calibrated(self, serving, make_token_app, likelihood_request):
-        calibration = calibrate([2.0, 4.0, 6.0, 8.0])
-        async with serving(make_token_app(ToyLikelihoodEngine(), calibration=calibration)) as client:
+        calibration = calibrate_surprise([2.0, 4.0, 6.0, 8.0])
+        async with serving(
+            make_token_app(ToyLikelihoodEngine(), calibration=Calibration(surprise=calibration))
+        ) as client:
             body = (await client.post(URL, json=likelihood_request())).json()
             model = (await client.get("/v1/models/toy")).json()
 
@@ -235,7 +238,7 @@ class TestDeadlinesAndDisconnects:
         }  # fmt: skip
         await token_app(scope, receive, send)
 
-        assert sent[0]["status"] == 408
+        assert sent[0]["status"] == 499
         assert likelihood_engine.calls["read"] == 0
 
 

@@ -4,7 +4,11 @@ import json
 import msgpack
 import numpy as np
 import pytest
+import structlog
 
+from foreframe_engines import NoisePlan, SpreadCalibration
+from foreframe_engines.calibration import Calibration
+from foreframe_engines.spread import SpreadScale
 from foreframe_engines.testing import ToyRolloutEngine
 from foreframe_server.app import create_app
 from foreframe_server.codec.arrays import map_for_msgpack
@@ -35,6 +39,30 @@ async def test_json_in_gives_every_field_of_the_reply(client, toy_request):
     assert body["uncertainty"]["map"]["shape"] == [8, 8, 8]
     assert body["deadline_met"] is True
     assert body["degraded"] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict", "horizon"),
+    [((9.0,) * 8, "usual", 8), ((9.0,) * 3 + (1e-9,) * 5, "partly", 3), ((1e-9,) * 8, "unusual", 0)],
+)
+async def test_a_calibrated_spread_is_judged(serving, toy_request, line, verdict, horizon):
+    engine = ToyRolloutEngine()
+    scales = (SpreadScale(2, line, (2.0,) * 8),)
+    spread = SpreadCalibration(40, 0.9, toy_request()["sampling"]["steps"], 1.0, NoisePlan.ANTITHETIC, scales)
+    async with serving(create_app(Settings(), given(engine, calibration=Calibration(spread=spread)))) as client:
+        told = (await client.post(URL, json=toy_request(ensemble={"size": 4}))).json()["uncertainty"]
+        alone = (await client.post(URL, json=toy_request(ensemble={"size": 1}))).json()["uncertainty"]
+        without = toy_request(ensemble={"size": 4}, **{"return": {"variance": "none"}})
+        brief = (await client.post(URL, json=without)).json()["uncertainty"]
+        counted = (await client.get("/metrics")).text
+
+    assert (told["verdict"], told["trusted_horizon"]) == (verdict, horizon)
+    assert told["calibration"]["line_per_frame"] == list(line)
+    assert told["calibration"]["error_per_frame"] == [2 * each for each in told["spread_per_frame"]]
+    assert told["calibration"]["coverage"] == 0.9
+    assert f'foreframe_spread_total{{verdict="{verdict}"}} 2.0' in counted
+    assert (alone["verdict"], alone["trusted_horizon"], alone["calibration"]) == ("uncalibrated", None, None)
+    assert (brief["verdict"], brief["trusted_horizon"], brief["calibration"]) == (verdict, horizon, None)
 
 
 async def test_msgpack_and_json_of_one_request_give_equal_frames(client, toy_request, frames):
@@ -124,10 +152,14 @@ async def test_a_client_that_leaves_ends_its_work(app, client, engine, toy_reque
         "type": "http", "http_version": "1.1", "method": "POST", "path": URL, "raw_path": URL.encode(),
         "query_string": b"", "headers": headers, "scheme": "http", "root_path": "",
     }  # fmt: skip
-    await app(scope, receive, send)
+    with structlog.testing.capture_logs() as lines:
+        await app(scope, receive, send)
 
-    assert sent[0]["status"] == 408
+    assert sent[0]["status"] == 499
     assert engine.calls["decode"] < 32
+    assert [(line["status"], line["code"]) for line in lines if line["event"] == "request"] == [(499, "client_left")]
+    counted = {"route": URL, "code": "client_left"}
+    assert app.state.host.metrics.registry.get_sample_value("foreframe_requests_total", counted) == 1
 
 
 async def test_states_out_of_range_are_served_with_a_warning(client, toy_request):

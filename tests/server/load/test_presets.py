@@ -78,6 +78,12 @@ def test_refusals_and_broken_connections_are_replies_too(engine):
     assert measure(engine, ask) == ("invalid_request", UNREACHABLE)
 
 
+def test_a_key_of_the_environment_is_sent(monkeypatch):
+    assert "authorization" not in open_client("http://127.0.0.1:1").headers
+    monkeypatch.setenv("FOREFRAME_API_KEY", "robot.secret")
+    assert open_client("http://127.0.0.1:1").headers["authorization"] == "Bearer robot.secret"
+
+
 def test_nobody_at_an_address_is_said_in_one_line():
     async def knock():
         async with open_door("http://127.0.0.1:1"):

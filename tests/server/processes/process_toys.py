@@ -12,7 +12,10 @@ import numpy as np
 
 from foreframe_engines import BundleError, ModelFault
 from foreframe_engines.calibration import Calibration
+from foreframe_engines.spread import SpreadCalibration, SpreadScale
+from foreframe_engines.surprise import SurpriseCalibration
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
+from foreframe_engines.types import NoisePlan
 from foreframe_server.opening import OpenedEngines
 
 DIE, HANG, FAULT, SURPRISE, OBJECTS, GARBAGE, GREED = 101.0, 102.0, 103.0, 104.0, 105.0, 106.0, 107.0
@@ -83,4 +86,8 @@ def die_at_once(settings):
 
 
 def _calibration():
-    return Calibration(3, 1.5, 0.1, tuple(index / 100 for index in range(101)))
+    numbers = tuple(0.1 + index / 100 for index in range(CONTRACT.horizon))
+    return Calibration(
+        SpreadCalibration(40, 0.95, 4, 1.0, NoisePlan.IID, (SpreadScale(2, numbers, numbers),)),
+        SurpriseCalibration(3, 0.5, 0.1, tuple(index / 100 for index in range(101))),
+    )

@@ -74,7 +74,8 @@ def test_the_engines_keep_the_protocols(opened):
     assert isinstance(opened.likelihood, LikelihoodEngine)
     assert opened.determinism == "bitwise"
     assert opened.contract.model == "toy"
-    assert opened.calibration is not None
+    assert opened.calibration.spread is not None
+    assert opened.calibration.surprise is not None
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,6 +5,7 @@ import process_toys
 import pytest
 
 from foreframe_engines import Bundle, builtin_bundle
+from foreframe_engines.calibration import UNCALIBRATED
 from foreframe_engines.solvers import Solver
 from foreframe_engines.testing import ToyLikelihoodEngine, ToyRolloutEngine, toy_contract, toy_tokens
 from foreframe_server.opening import OpenedEngines
@@ -61,4 +62,5 @@ def test_what_came_with_the_engines_crosses():
     assert read_calibration(hello) == opened.calibration
     assert read_folder(hello) == opened.folder
     bare = cross(OpenedEngines("bare", ToyRolloutEngine()))
-    assert read_calibration(bare) is read_folder(bare) is bare.likelihood is None
+    assert read_folder(bare) is bare.likelihood is None
+    assert read_calibration(bare) == UNCALIBRATED

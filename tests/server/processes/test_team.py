@@ -176,6 +176,8 @@ def test_a_model_in_a_crash_loop_leaves_the_others_alone(make_team, make_row, wa
         with pytest.raises(EngineLost):
             engine.step([row])
         assert other.encode(context).tobytes() == expected
+    with pytest.raises(EngineLost, match="none"):
+        engine.encode(context)
     assert (broken.is_ready, sound.is_ready) == (False, True)
     assert other.encode(context).tobytes() == expected
 

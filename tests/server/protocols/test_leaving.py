@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import msgpack
 import numpy as np
 import pytest
+import structlog
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -194,3 +196,28 @@ def test_a_robot_gets_its_answer_before_its_line_ends(path, parser):
             leaving.join()
     (answer,) = map(msgpack.unpackb, answers)
     assert (code, answer.get("type", "done"), "code" in answer) == (1012, "done", False)
+
+
+@pytest.mark.parametrize("parser", ["h11", "httptools"])
+def test_a_request_that_is_cut_off_is_told_so_and_is_a_line_and_no_traceback(parser, caplog):
+    brake = Brake()
+    brake.go.set()
+    engine = ToyRolloutEngine(toy_contract(), step_hook=brake)
+    settings = Settings(http={"port": 0, "parser": parser, "lame_duck_s": 0, "drain_s": 0.5})
+    body = msgpack.packb(REQUEST, default=map_for_msgpack)
+    with structlog.testing.capture_logs() as lines, ThreadPoolExecutor(2) as threads, contextlib.ExitStack() as serving:
+        address = serving.enter_context(running_server(settings, given(engine)))
+        brake.go.clear()
+        headers = {"content-type": "application/msgpack"}
+        asking = threads.submit(
+            httpx.post, f"{address}/v1/predictions", content=body, headers=headers, timeout=PATIENCE_S
+        )
+        assert brake.is_held.wait(PATIENCE_S)
+        leaving = threads.submit(serving.pop_all().close)
+        reply = asking.result(PATIENCE_S)
+        brake.go.set()
+        leaving.result(PATIENCE_S)
+    assert (reply.status_code, reply.headers["content-type"]) == (503, "application/problem+json")
+    assert (reply.json()["code"], reply.json()["retryable"]) == ("not_ready", True)
+    assert [(line["status"], line["code"]) for line in lines if line["event"] == "request"] == [(503, "not_ready")]
+    assert "Traceback" not in caplog.text

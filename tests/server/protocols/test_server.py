@@ -5,6 +5,7 @@ import signal
 import struct
 
 import pytest
+import structlog
 
 from foreframe_server.protocols.state import DoorLimits
 
@@ -74,6 +75,15 @@ async def test_the_first_interrupt_does_not_wait(serve):
         door.server.handle_exit(signal.SIGINT, None)
         async with asyncio.timeout(10):
             await door.serving
+
+
+@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, 13), (signal.SIGINT, 10)])
+async def test_the_first_signal_says_how_long_it_may_take(serve, number, limit_s):
+    with structlog.testing.capture_logs() as lines:
+        async with serve(lame_duck_s=3.0, drain_s=10) as door:
+            door.server.handle_exit(number, None)
+            await asyncio.sleep(0.3)
+    assert [line["event"] for line in lines] == [f"stopping, up to {limit_s} s; again stops now"]
 
 
 async def test_a_request_that_does_not_end_is_ended(serve):

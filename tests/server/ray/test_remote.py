@@ -234,11 +234,11 @@ def test_an_extended_deadline_and_a_grown_ensemble_reach_the_replica():
     async def ask():
         async with running(2, hooks=[gate, None]) as (_, __, workers):
             gate.close()
-            ticket = workers.admit(query, make_call(0.3, OnDeadline.FAIL))
+            ticket = workers.admit(query, make_call(1.5, OnDeadline.FAIL))
             await asyncio.to_thread(gate.is_entered.wait, PATIENCE_S)
             workers.extend(ticket, None, OnDeadline.PARTIAL)
             assert workers.grow(ticket, 8)
-            threading.Timer(0.5, gate.is_open.set).start()
+            threading.Timer(2.0, gate.is_open.set).start()
             result = await workers.wait(ticket)
             assert not workers.grow(ticket, 9)
             return result

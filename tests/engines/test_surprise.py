@@ -6,19 +6,20 @@ import pytest
 from foreframe_engines import (
     BundleError,
     Calibration,
-    calibrate,
+    SurpriseCalibration,
+    calibrate_surprise,
     calibration_from_json,
     calibration_to_json,
 )
 
 
 @pytest.fixture
-def calibration() -> Calibration:
-    return calibrate(np.random.default_rng(0).gamma(9, 20, 500).tolist())
+def calibration() -> SurpriseCalibration:
+    return calibrate_surprise(np.random.default_rng(0).gamma(9, 20, 500).tolist())
 
 
 def test_a_calibration_describes_its_grids() -> None:
-    calibration = calibrate([float(bits) for bits in range(101)])
+    calibration = calibrate_surprise([float(bits) for bits in range(101)])
     assert (calibration.num_grids, calibration.mean, calibration.scenario) == (101, 50, "teacher_forced")
     assert calibration.std == pytest.approx(np.arange(101).std())
     assert calibration.quantiles == pytest.approx(tuple(range(101)))
@@ -28,12 +29,12 @@ def test_a_calibration_describes_its_grids() -> None:
     ("bits", "z", "quantile"), [(50, 0, 0.5), (25.5, -0.84, 0.255), (0, -1.71, 0), (-5, -1.89, 0), (200, 5.14, 1)]
 )
 def test_surprise_says_how_far_and_how_rare(bits: float, z: float, quantile: float) -> None:
-    surprise = calibrate([float(bits) for bits in range(101)]).surprise(bits)
+    surprise = calibrate_surprise([float(bits) for bits in range(101)]).surprise(bits)
     assert surprise.z == pytest.approx(z, abs=0.01)
     assert surprise.quantile == pytest.approx(quantile)
 
 
-def test_held_out_grids_have_even_quantiles_and_standard_z(calibration: Calibration) -> None:
+def test_held_out_grids_have_even_quantiles_and_standard_z(calibration: SurpriseCalibration) -> None:
     held_out = [calibration.surprise(bits) for bits in np.random.default_rng(1).gamma(9, 20, 2000)]
     assert np.mean([one.z for one in held_out]) == pytest.approx(0, abs=0.15)
     assert np.std([one.z for one in held_out]) == pytest.approx(1, abs=0.15)
@@ -43,11 +44,12 @@ def test_held_out_grids_have_even_quantiles_and_standard_z(calibration: Calibrat
 @pytest.mark.parametrize("bits", [[], [3.0], [3.0, 3.0], [1.0, np.nan], [1.0, np.inf], [-1.0, 2.0]])
 def test_grids_that_say_nothing_are_refused(bits: list[float]) -> None:
     with pytest.raises(ValueError, match="different, finite numbers"):
-        calibrate(bits)
+        calibrate_surprise(bits)
 
 
-def test_a_calibration_comes_back_exactly(calibration: Calibration) -> None:
-    assert calibration_from_json(calibration_to_json(calibration)) == calibration
+def test_a_calibration_comes_back_exactly(calibration: SurpriseCalibration) -> None:
+    whole = Calibration(surprise=calibration)
+    assert calibration_from_json(calibration_to_json(whole)) == whole
 
 
 @pytest.mark.parametrize(
@@ -67,17 +69,19 @@ def test_a_calibration_comes_back_exactly(calibration: Calibration) -> None:
         ("quantiles", [None] * 101, "quantiles: expected a finite number"),
     ],
 )
-def test_a_wrong_calibration_is_refused_by_key(calibration: Calibration, key: str, value: object, message: str) -> None:
-    document = json.loads(calibration_to_json(calibration))
-    document[key] = value
+def test_a_wrong_calibration_is_refused_by_key(
+    calibration: SurpriseCalibration, key: str, value: object, message: str
+) -> None:
+    document = json.loads(calibration_to_json(Calibration(surprise=calibration)))
+    document["surprise"][key] = value
     if value is ...:
-        del document[key]
+        del document["surprise"][key]
     with pytest.raises(BundleError, match=message) as caught:
         calibration_from_json(json.dumps(document))
-    assert str(caught.value).startswith("calibration.json: ")
+    assert str(caught.value).startswith("calibration.json: surprise: ")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"mean": NaN}', '{"mean": 1, "mean": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"surprise": NaN}', '{"surprise": 1, "surprise": 2}', '{"mean": 1}'])
 def test_text_that_is_no_strict_record_is_refused(text: str) -> None:
     with pytest.raises(BundleError, match=r"calibration\.json"):
         calibration_from_json(text)
